@@ -1,0 +1,125 @@
+"""run.json: what was planned, written once before the job starts and never changed.
+
+What was expected is in it, so that what is missing can be named.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from jobmeter.errors import RunFolderError
+
+SCHEMA_VERSION = 1
+
+Placement = Literal["every_node", "first_node"]
+
+
+@dataclass(frozen=True)
+class PlannedTarget:
+    """One metrics endpoint that the recording should contain.
+
+    Args:
+        service: Its ``service`` label: ``node``, ``cgroup``, ``prometheus``, or the user's name
+            for an endpoint of the payload.
+        placement: Where it runs.
+        kind: ``stack`` for ours, which must be up for the whole job and (except Prometheus)
+            carry ``jobmeter_run_info``; ``payload`` for the user's, which come and go.
+    """
+
+    service: str
+    placement: Placement
+    kind: Literal["stack", "payload"]
+
+
+@dataclass(frozen=True)
+class RunManifest:
+    """One run, as planned.
+
+    Args:
+        run_id: Name, UTC time and random part: the name of the run directory, the ``run_id`` label.
+        name: From the job file.
+        site: Name of the site profile.
+        created: ISO 8601 with zone.
+        nodes: How many nodes were asked for.
+        interval_s: Time between two scrapes of one target.
+        checkpoint_interval_s: Time between two copies of the recording.
+        required: Whether the job must end non-zero when the recording is not valid.
+        phases: Names of the planned phases, in order.
+        targets: Every endpoint that the recording should contain.
+        job_file_sha256: Of job.yaml as given.
+        git_commit: Of the folder where jobmeter was called, None outside a repository.
+        jobmeter_version: Which jobmeter planned this.
+    """
+
+    run_id: str
+    name: str
+    site: str
+    created: str
+    nodes: int
+    interval_s: float
+    checkpoint_interval_s: float
+    required: bool
+    phases: tuple[str, ...]
+    targets: tuple[PlannedTarget, ...]
+    job_file_sha256: str
+    git_commit: str | None
+    jobmeter_version: str
+
+
+def write_atomically(text: str, path: Path) -> None:
+    """Replace ``path`` as a whole, mode 0600: a reader never sees half a file."""
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+    Path(handle.name).replace(path)
+
+
+def write_manifest(manifest: RunManifest, path: Path) -> None:
+    """Write run.json."""
+    data = {"schema_version": SCHEMA_VERSION, **asdict(manifest)}
+    write_atomically(json.dumps(data, indent=2) + "\n", path)
+
+
+def read_manifest(path: Path) -> RunManifest:
+    """Read run.json.
+
+    Raises:
+        RunFolderError: the file is missing, cut short, or of another schema version.
+    """
+    try:
+        data: Any = json.loads(path.read_text())
+    except FileNotFoundError as cause:
+        raise RunFolderError(
+            f"{path.parent}: no {path.name} here; give a folder that 'jobmeter run' or "
+            "'jobmeter submit' printed"
+        ) from cause
+    except (OSError, ValueError) as cause:
+        raise RunFolderError(
+            f"{path}: not readable ({cause}); the run was cut short while it was created, run it again"
+        ) from cause
+    version = data.get("schema_version") if isinstance(data, Mapping) else None
+    if version != SCHEMA_VERSION:
+        raise RunFolderError(
+            f"{path}: schema version {version!r}, this jobmeter reads {SCHEMA_VERSION}; "
+            "analyse the run with the jobmeter that made it"
+        )
+    try:
+        return _manifest_from(data)
+    except (KeyError, TypeError, ValueError) as cause:
+        raise RunFolderError(f"{path}: a field is missing or wrong: {cause}") from cause
+
+
+def _manifest_from(data: Mapping[str, Any]) -> RunManifest:
+    fields = {key: value for key, value in data.items() if key != "schema_version"}
+    fields["phases"] = tuple(str(name) for name in data["phases"])
+    fields["targets"] = tuple(PlannedTarget(**target) for target in data["targets"])
+    return RunManifest(**fields)

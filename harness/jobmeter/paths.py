@@ -1,0 +1,112 @@
+"""Where the files of a run lie. Nobody else joins paths below a run directory.
+
+The layout is the contract between the job and the analysis; ``docs/run-directory.md`` describes
+every file for a reader.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Side = Literal["start", "end"]
+
+
+@dataclass(frozen=True)
+class AttemptPaths:
+    """Where the files of one attempt lie: one start of the job script."""
+
+    attempt: Path
+
+    @property
+    def name(self) -> str:
+        """The job id with its array task, component and restart, or ``local``."""
+        return self.attempt.name
+
+    @property
+    def events(self) -> Path:
+        """Append-only facts from the job, one JSON object per line."""
+        return self.attempt / "events.jsonl"
+
+    @property
+    def targets(self) -> Path:
+        """Prometheus ``file_sd`` files, each replaced by rename."""
+        return self.attempt / "targets"
+
+    @property
+    def edges(self) -> Path:
+        """One folder per phase boundary."""
+        return self.attempt / "edges"
+
+    def edge(self, phase: str, side: Side) -> Path:
+        """The expositions fetched at one boundary of ``phase``."""
+        return self.edges / f"{phase}.{side}"
+
+    @property
+    def tsdb(self) -> Path:
+        """Copy of the Prometheus data folder."""
+        return self.attempt / "tsdb"
+
+    @property
+    def logs(self) -> Path:
+        """One file per component and node."""
+        return self.attempt / "logs"
+
+    @property
+    def accounting(self) -> Path:
+        """What Slurm says of this attempt, fetched when it was last analysed."""
+        return self.attempt / "accounting.json"
+
+    @property
+    def report(self) -> Path:
+        """KPI tables and their manifest."""
+        return self.attempt / "report"
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """Where the files of one run lie."""
+
+    run: Path
+
+    @property
+    def spec(self) -> Path:
+        """The job file as given."""
+        return self.run / "job.yaml"
+
+    @property
+    def script(self) -> Path:
+        """The script as submitted."""
+        return self.run / "job.sbatch"
+
+    @property
+    def manifest(self) -> Path:
+        """The plan, written once."""
+        return self.run / "run.json"
+
+    @property
+    def job_output(self) -> Path:
+        """Folder of the job's standard output; Slurm does not create folders itself."""
+        return self.run / "output"
+
+    @property
+    def secrets(self) -> Path:
+        """Password of this run and what is derived from it; nothing secret lies elsewhere."""
+        return self.run / "secrets"
+
+    @property
+    def attempts(self) -> Path:
+        """One folder per start of the job script."""
+        return self.run / "attempts"
+
+    def attempt(self, name: str) -> AttemptPaths:
+        """The folder of the attempt called ``name``."""
+        return AttemptPaths(self.attempts / name)
+
+    def all_attempts(self) -> tuple[AttemptPaths, ...]:
+        """Every attempt that has started so far, oldest first."""
+        if not self.attempts.is_dir():
+            return ()
+        folders = [entry for entry in self.attempts.iterdir() if entry.is_dir()]
+        return tuple(AttemptPaths(f) for f in sorted(folders, key=lambda f: f.stat().st_ctime_ns))
