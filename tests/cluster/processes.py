@@ -17,7 +17,7 @@ def in_namespaces(names: Collection[str]) -> dict[int, str]:
     found = {}
     for pid in _pids():
         try:
-            if os.readlink(PROC / str(pid) / "ns" / "pid") in names:
+            if str((PROC / str(pid) / "ns" / "pid").readlink()) in names:
                 command = (PROC / str(pid) / "cmdline").read_bytes()
                 if command:
                     found[pid] = command.rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")

@@ -57,12 +57,12 @@ def missing_packages() -> tuple[str, ...]:
 def namespaces_refused() -> str:
     """Return why the machine refuses what a node is made of, or an empty string."""
     attempt = subprocess.run(
-        # fmt: off
-        ["unshare", "--mount", "--net", "--pid", "--uts", "--ipc", "--cgroup", "--fork",
-         "--propagation", "private", "bash", "-euc",
-         "mount -t tmpfs tmpfs /mnt; mount -t proc proc /proc; mount -t sysfs sysfs /sys;"
-         " hostname x; ip link add br0 type bridge"],
-        # fmt: on
+        [
+            *("unshare", "--mount", "--net", "--pid", "--uts", "--ipc", "--cgroup", "--fork"),
+            *("--propagation", "private", "bash", "-euc"),
+            "mount -t tmpfs tmpfs /mnt; mount -t proc proc /proc; mount -t sysfs sysfs /sys;"
+            " hostname x; ip link add br0 type bridge",
+        ],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

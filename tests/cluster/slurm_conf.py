@@ -43,6 +43,7 @@ def slurm_conf(
         "ReturnToService": 2,
         "PropagateResourceLimits": "NONE",
         "MpiDefault": "none",
+        "MailProg": "/bin/true",
         "AccountingStorageType": "accounting_storage/slurmdbd",
         "AccountingStorageHost": "login",
         "AccountingStorageEnforce": "associations,qos",
@@ -105,7 +106,7 @@ MinRAMSpace=10
 
 
 def slurmdbd_conf(state: Path) -> str:
-    """Return ``slurmdbd.conf``. The database listens in the cluster only and asks for no password."""
+    """Return ``slurmdbd.conf``; the database is only reachable inside and asks for no password."""
     return f"""\
 AuthType=auth/munge
 DbdHost=login

@@ -145,8 +145,7 @@ class Cluster:
         done = subprocess.run(
             self._entered(argv, user, node, env or {}),
             input=stdin or "",
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             timeout=timeout_s,
             start_new_session=True,

@@ -1,0 +1,149 @@
+"""This job's resource use on this node. What is emitted, and from where: ``cgroup.md``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from jobmeter_exporters import cgroup_path, cgroup_v1, cgroup_v2, kernel_text
+from jobmeter_exporters.cgroup_path import UNIFIED, JobGroups
+from jobmeter_exporters.errors import ExporterError, UnexpectedText
+from jobmeter_exporters.families import Readings, merge, to_metrics
+from jobmeter_exporters.process_tree import ProcessTree
+from jobmeter_exporters.settings import Settings
+from jobmeter_exporters.watched import NoData
+
+# The payload runs in these steps too, so what they use is not the monitoring's.
+SHARED_STEPS = frozenset(
+    f"step{dash}{name}" for dash in "_-" for name in ("batch", "interactive", "extern")
+)
+
+
+def from_settings(settings: Settings) -> Collector:
+    """Return the collector for this node."""
+    return JobUse(settings)
+
+
+class JobUse(Collector):
+    """CPU, memory, I/O and pressure of the job that this process belongs to.
+
+    They come from the job's control group, which keeps what its ended steps have used. Where
+    there is none, or (v1) none that accounts CPU time, they come from the processes below
+    ``settings.job_pid``. The step that this process is in is reported as the monitoring, unless it
+    is one that the job script or a login shell runs in.
+
+    Args:
+        settings: Where to read, and the process ids of the fallback.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._oom_kills: dict[str, int] = {}
+        self._tree = (
+            ProcessTree(settings.job_pid, settings.exclude_pids, settings.proc)
+            if settings.job_pid is not None
+            else None
+        )
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield one family per number that can be read now, in base units.
+
+        Raises:
+            NoData: Neither a control group of a job nor a process to start from.
+            ExporterError: Some files read, and others were not as documented.
+        """
+        problems: list[str] = []
+        yield from to_metrics(self._readings(problems))
+        if problems:
+            raise ExporterError(
+                f"{'; '.join(problems)}; the other families are complete, please report this"
+            )
+
+    def _readings(self, problems: list[str]) -> Readings:
+        try:
+            groups = cgroup_path.locate(self._settings)
+        except NoData as reason:
+            if self._tree is None:
+                raise NoData(f"{reason}, and no --job-pid was given") from None
+            return self._tree.read()
+        if self._tree is not None and not {UNIFIED, "cpuacct"} & groups.job.keys():
+            return self._tree.read()
+        readings = self._group_readings(groups, problems)
+        _name_devices(readings, self._settings.block_devices)
+        readings["job_source_info"] = {groups.source: 1.0}
+        return readings
+
+    def _group_readings(self, groups: JobGroups, problems: list[str]) -> Readings:
+        readings: Readings = {}
+        own = {name: path for name, path in groups.step.items() if _is_ours(path)}
+        if groups.source == "cgroup_v2":
+            job_files = [(UNIFIED, file, parse) for file, parse in cgroup_v2.JOB]
+            own_files = [(UNIFIED, file, parse) for file, parse in cgroup_v2.MONITORING]
+        else:
+            job_files = [tuple(reader) for reader in cgroup_v1.JOB]
+            own_files = [tuple(reader) for reader in cgroup_v1.MONITORING]
+            merge(readings, self._oom_kills_v1(groups.job.get("memory")))
+        _read_files(groups.job, job_files, readings, problems)
+        _read_files(own, own_files, readings, problems)
+        processes = cgroup_path.count_processes(
+            cgroup_path.subgroups(next(iter(groups.job.values())))
+        )
+        if processes is not None:
+            readings["job_processes"] = processes
+        return readings
+
+    def _oom_kills_v1(self, job: str | None) -> Readings:
+        """Sum the kills over the groups of the job, each of which counts its own alone.
+
+        The last count of a group that is gone is kept, so the total never goes down.
+        """
+        for group in cgroup_path.subgroups(job) if job else []:
+            text = kernel_text.read(f"{group}/memory.oom_control")
+            kills = None if text is None else cgroup_v1.parse_oom_kills(text)
+            if kills is not None:
+                self._oom_kills[group] = kills
+        if not self._oom_kills:
+            return {}
+        return {"job_memory_oom_kills_total": float(sum(self._oom_kills.values()))}
+
+
+def _read_files(
+    folders: dict[str, str],
+    files: Iterable[tuple[str, str, cgroup_v2.Parse]],
+    into: Readings,
+    problems: list[str],
+) -> None:
+    for controller, file, parse in files:
+        folder = folders.get(controller)
+        text = None if folder is None else kernel_text.read(f"{folder}/{file}")
+        if text is None:
+            continue
+        try:
+            merge(into, parse(text))
+        except UnexpectedText as problem:
+            problems.append(f"{folder}/{file}: {problem}")
+
+
+def _is_ours(step: str) -> bool:
+    return step.rpartition("/")[2] not in SHARED_STEPS
+
+
+def _name_devices(readings: Readings, block_devices: Path) -> None:
+    """Replace ``8:0`` by ``sda`` where the kernel gives the name, in place."""
+    for family in ("job_io_read_bytes_total", "job_io_write_bytes_total"):
+        by_number = readings.get(family)
+        if isinstance(by_number, dict):
+            readings[family] = {
+                _device_name(number, block_devices): value for number, value in by_number.items()
+            }
+
+
+def _device_name(number: str, block_devices: Path) -> str:
+    try:
+        return os.readlink(f"{block_devices}/{number}").rpartition("/")[2]
+    except OSError:
+        return number

@@ -1,0 +1,94 @@
+"""What the v1 groups of a job say about themselves, controller by controller.
+
+Formats: https://docs.kernel.org/admin-guide/cgroup-v1/ (cpuacct, cpusets, memory,
+blkio-controller). Unless said otherwise the number of a group includes its descendants.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from jobmeter_exporters import kernel_text
+from jobmeter_exporters.cgroup_v2 import Parse, keyed, parse_cpus, single
+from jobmeter_exporters.families import Readings
+
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+# The kernel's "no limit" is LONG_MAX rounded down to a page; 64 KiB is the largest page.
+UNLIMITED = 2**63 - 2**16
+
+
+class Reader(NamedTuple):
+    """One file of a controller's group, and what its text means."""
+
+    controller: str
+    file: str
+    parse: Parse
+
+
+def parse_limit(text: str) -> Readings:
+    """Return the memory limit in bytes; the kernel's largest number is no limit.
+
+    >>> parse_limit("9223372036854771712\\n")
+    {}
+    """
+    limit = kernel_text.number(text)
+    return {} if limit >= UNLIMITED else {"job_memory_limit_bytes": float(limit)}
+
+
+def parse_io_bytes(text: str) -> Readings:
+    """Return the bytes read and written by device, named ``major:minor``.
+
+    >>> parse_io_bytes("8:0 Read 512\\n8:0 Write 0\\n8:0 Total 512\\nTotal 512\\n")
+    {'job_io_read_bytes_total': {'8:0': 512.0}, 'job_io_write_bytes_total': {'8:0': 0.0}}
+    """
+    families: Readings = {}
+    names = {"Read": "job_io_read_bytes_total", "Write": "job_io_write_bytes_total"}
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) == 3 and words[1] in names:
+            by_device = families.setdefault(names[words[1]], {})
+            if isinstance(by_device, dict):
+                by_device[words[0]] = float(kernel_text.number(words[2]))
+    return families
+
+
+def parse_oom_kills(text: str) -> int | None:
+    """Return the kills in one group alone, without its descendants; None before Linux 4.13."""
+    return kernel_text.keyed_numbers(text).get("oom_kill")
+
+
+JOB = (
+    Reader("cpuacct", "cpuacct.usage", lambda text: _nanoseconds("job_cpu_seconds_total", text)),
+    Reader(
+        "cpuacct",
+        "cpuacct.stat",
+        keyed(
+            ("user", "job_cpu_user_seconds_total", TICKS_PER_SECOND),
+            ("system", "job_cpu_system_seconds_total", TICKS_PER_SECOND),
+        ),
+    ),
+    Reader("cpu", "cpu.stat", keyed(("throttled_time", "job_cpu_throttled_seconds_total", 1e9))),
+    Reader("cpuset", "cpuset.effective_cpus", parse_cpus),
+    Reader("memory", "memory.usage_in_bytes", single("job_memory_used_bytes")),
+    Reader("memory", "memory.stat", keyed(("total_rss", "job_memory_anonymous_bytes", 1))),
+    Reader("memory", "memory.max_usage_in_bytes", single("job_memory_peak_bytes")),
+    Reader("memory", "memory.limit_in_bytes", parse_limit),
+    Reader("pids", "pids.current", single("job_threads")),
+    # The file without _recursive counts the processes of the group itself, and a job has none.
+    Reader("blkio", "blkio.throttle.io_service_bytes_recursive", parse_io_bytes),
+)
+
+MONITORING = (
+    Reader(
+        "cpuacct",
+        "cpuacct.usage",
+        lambda text: _nanoseconds("job_monitoring_cpu_seconds_total", text),
+    ),
+    Reader("memory", "memory.usage_in_bytes", single("job_monitoring_memory_used_bytes")),
+)
+
+
+def _nanoseconds(family: str, text: str) -> Readings:
+    return {family: kernel_text.number(text) / 1e9}

@@ -1,0 +1,32 @@
+"""Everything the exporters raise on purpose.
+
+* ExporterError
+  - PortInUse       something else listens on the address
+  - UnexpectedText  a file of the kernel does not read as documented
+
+``watched.NoData`` is not among them: it says that there is nothing to report.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import ClassVar
+
+
+class ExporterError(Exception):
+    """Base of everything fit to be shown at a terminal.
+
+    The message says what happened, with the value in question, then what to try.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+
+class PortInUse(ExporterError):  # noqa: N818 - reads as what happened, like its exit code
+    """The address is taken; the caller tries the next port."""
+
+    exit_code = errno.EADDRINUSE
+
+
+class UnexpectedText(ExporterError):  # noqa: N818 - the same
+    """A file of the kernel does not read as documented."""

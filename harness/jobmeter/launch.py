@@ -1,0 +1,168 @@
+"""From a job file to a run directory, and from there to a running job."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import sys
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from jobmeter import __version__, slurm
+from jobmeter.accounting import JobAccounting, read_accounting, write_accounting
+from jobmeter.credentials import Credentials, new_credentials
+from jobmeter.errors import JobmeterError, ProcessError, SiteError
+from jobmeter.manifest import RunManifest, write_manifest
+from jobmeter.paths import AttemptPaths, RunPaths
+from jobmeter.plan import Context, Plan, make_plan
+from jobmeter.process import find_program, run, run_in_foreground
+from jobmeter.render import render_files, render_web_config
+from jobmeter.site import SiteProfile, read_site
+from jobmeter.spec import read_spec
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job that is planned and not yet written anywhere."""
+
+    plan: Plan
+    site: SiteProfile
+    job_file: str
+
+
+def prepare(job_file: Path, site_name: str, runs: Path) -> Prepared:
+    """Plan a job; nothing is written.
+
+    Raises:
+        SpecError: the job file is wrong.
+        SiteError: the site profile is wrong, or the site cannot run this job.
+    """
+    spec, text = read_spec(job_file)
+    site = read_site(site_name)
+    created = datetime.now(tz=timezone.utc)
+    run_id = f"{spec.name}-{created:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    context = Context(
+        run_id=run_id,
+        run_dir=runs.absolute() / run_id,
+        job_file=str(job_file),
+        job_dir=job_file.absolute().parent,
+        python=sys.executable,
+        jobmeter_version=__version__,
+    )
+    return Prepared(make_plan(spec, site_name, site, context), site, text)
+
+
+def create_run(prepared: Prepared) -> RunPaths:
+    """Write the run directory: exclusively, readable by its owner alone.
+
+    Raises:
+        JobmeterError: it cannot be written.
+    """
+    plan = prepared.plan
+    files = render_files(plan)
+    paths = RunPaths(plan.run_dir)
+    try:
+        paths.run.parent.mkdir(parents=True, exist_ok=True)
+        paths.run.mkdir(mode=0o700)
+        for folder in (paths.secrets, paths.job_output):
+            folder.mkdir(mode=0o700)
+        for name, text in files.items():
+            _write(paths.run / name, text)
+        _write_secrets(paths.secrets, new_credentials(plan.username))
+        _write(paths.spec, prepared.job_file)
+        write_manifest(_manifest(prepared), paths.manifest)
+    except OSError as cause:
+        raise JobmeterError(
+            f"the run directory {paths.run} cannot be written: {cause.strerror}; "
+            "choose another place with --runs"
+        ) from cause
+    return paths
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    path.touch(mode=0o600)
+    path.write_text(text, encoding="utf-8")
+
+
+def _write_secrets(folder: Path, credentials: Credentials) -> None:
+    _write(folder / "password", credentials.password)
+    _write(folder / "curl.conf", credentials.curl_config)
+    _write(folder / "web.yml", render_web_config(credentials.username, credentials.bcrypt_hash))
+
+
+def _manifest(prepared: Prepared) -> RunManifest:
+    plan = prepared.plan
+    return RunManifest(
+        run_id=plan.run_id,
+        name=plan.name,
+        site=plan.site,
+        created=datetime.now(tz=timezone.utc).isoformat(timespec="seconds"),
+        nodes=plan.nodes,
+        interval_s=plan.interval_s,
+        checkpoint_interval_s=plan.checkpoint_interval_s,
+        required=plan.required,
+        phases=tuple(phase.name for phase in plan.phases),
+        targets=plan.targets,
+        job_file_sha256=hashlib.sha256(prepared.job_file.encode()).hexdigest(),
+        git_commit=_git_commit(),
+        jobmeter_version=__version__,
+    )
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the working folder; None outside a repository or without git."""
+    try:
+        return run(("git", "rev-parse", "HEAD"), timeout_s=5).strip() or None
+    except ProcessError:
+        return None
+
+
+def check_programs(site_name: str, site: SiteProfile) -> None:
+    """Say now, not in the job's log, that this machine lacks a program.
+
+    Raises:
+        SiteError: naming the program and how to get it.
+    """
+    for program, names in site.programs.model_dump().items():
+        if find_program(names) is None:
+            raise SiteError(
+                f"{' or '.join(names)} is not on PATH; install it (Debian: 'apt-get install "
+                f"prometheus prometheus-node-exporter'), or name its path under programs.{program} "
+                f"in a copy of the site profile {site_name!r}"
+            )
+    if find_program(["curl"]) is None:
+        raise SiteError("curl is not on PATH; install it (Debian: 'apt-get install curl')")
+
+
+def run_locally(paths: RunPaths) -> int:
+    """Run the script here, in the foreground, and return its exit code."""
+    return run_in_foreground(("bash", str(paths.script)))
+
+
+def submit(paths: RunPaths) -> str:
+    """Submit the script and return the job id.
+
+    Raises:
+        SchedulerError: sbatch is missing or refused.
+    """
+    return slurm.submit(paths.script)
+
+
+def refresh_accounting(attempt: AttemptPaths, *, settle: bool = False) -> JobAccounting | None:
+    """Ask Slurm about an attempt and keep its answer, unless a final one is there already.
+
+    Args:
+        attempt: Whose accounting.
+        settle: Whether the job has ended, so that a final answer is worth some seconds' wait.
+    """
+    known = read_accounting(attempt.accounting)
+    job = slurm.job_and_restart(attempt.name)
+    if job is None or (known is not None and known.final) or find_program(["sacct"]) is None:
+        return known
+    ask = slurm.settled_accounting if settle else slurm.fetch_accounting
+    accounting = ask(*job)
+    if accounting is not None:
+        write_accounting(accounting, attempt.accounting)
+    return accounting or known

@@ -1,0 +1,350 @@
+"""The plan: every decision and every default, taken before anything is written or started.
+
+``make_plan`` is pure: the same job file, site and context give the same plan, so that rendering,
+testing and submitting all see the same thing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobmeter.errors import SiteError, SpecError
+from jobmeter.manifest import PlannedTarget
+from jobmeter.quantities import duration_s
+from jobmeter.site import PortRange, Programs, SiteProfile
+from jobmeter.spec import JobSpec
+from jobmeter.templating import Names, ShellText, expand, quoted
+
+USERNAME = "jobmeter"
+"""User name of the run's basic authentication; only the password is secret."""
+
+COMPONENT_LIMIT_S = 10
+CLOSE_LIMIT_S = 10
+PAYLOAD_GRACE_S = 10
+ANALYSIS_LIMIT_S = 120
+RESTARTS = 3
+PROMETHEUS_THREADS = 2
+PROMETHEUS_MEMORY = "1GiB"
+BOOT_INTERVAL_S = 1.0
+
+NODE_EXPORTER_OPTIONS = (
+    # The cost of a scrape is mostly sysfs reads and series: only what a KPI is computed from.
+    "--collector.disable-defaults",
+    "--collector.cpu",
+    "--no-collector.cpu.guest",
+    "--collector.meminfo",
+    "--collector.netdev",
+    "--collector.netdev.device-exclude=^(lo|veth.*|docker.*|br-.*|virbr.*)$",
+    "--collector.infiniband",
+    "--collector.diskstats",
+    "--collector.pressure",
+    "--collector.stat",
+    "--collector.time",
+    "--collector.loadavg",
+    "--log.level=warn",
+)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a plan depends on beside the job file and the site.
+
+    Args:
+        run_id: Name, UTC time and random part.
+        run_dir: Where the run will lie, absolute.
+        job_file: As given, for messages.
+        job_dir: Folder of the job file, absolute.
+        python: The interpreter that runs jobmeter, which also runs our exporters in the job.
+        jobmeter_version: Written into the script.
+    """
+
+    run_id: str
+    run_dir: Path
+    job_file: str
+    job_dir: Path
+    python: str
+    jobmeter_version: str
+
+
+@dataclass(frozen=True)
+class NodeTarget:
+    """One endpoint on every node: its ``service`` label, who serves it, and under which path."""
+
+    service: str
+    component: str
+    path: str
+
+
+@dataclass(frozen=True)
+class PayloadTarget:
+    """One endpoint of the payload, as text for the shell: host and port may hold ``${...}``."""
+
+    service: str
+    scheme: str
+    host: str
+    port: str
+    path: str
+
+
+@dataclass(frozen=True)
+class PlannedPhase:
+    """One phase: its name and its shell command, placeholders filled."""
+
+    name: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every decision the scripts need. Templates only lay it out."""
+
+    run_id: str
+    run_dir: Path
+    name: str
+    site: str
+    jobmeter_version: str
+    python: str
+    username: str
+    slurm: bool
+    nodes: int
+    shebang: str
+    sbatch_options: tuple[str, ...]
+    prologue: tuple[str, ...]
+    on_every_node: tuple[str, ...]
+    interval_s: float
+    checkpoint_interval_s: float
+    ready_limit_s: int
+    required: bool
+    analysis_at_end: bool
+    listen_host: str
+    target_host: str
+    address_suffix: str
+    ports: PortRange
+    scratch: tuple[str, ...]
+    scratch_bytes: int
+    shared_file_systems: tuple[str, ...]
+    programs: Programs
+    node_exporter_options: tuple[str, ...]
+    node_targets: tuple[NodeTarget, ...]
+    payload_targets: tuple[PayloadTarget, ...]
+    port_names: tuple[str, ...]
+    phases: tuple[PlannedPhase, ...]
+    restarts: int = RESTARTS
+    component_limit_s: int = COMPONENT_LIMIT_S
+    close_limit_s: int = CLOSE_LIMIT_S
+    payload_grace_s: int = PAYLOAD_GRACE_S
+    analysis_limit_s: int = ANALYSIS_LIMIT_S
+    prometheus_threads: int = PROMETHEUS_THREADS
+    prometheus_memory: str = PROMETHEUS_MEMORY
+
+    @property
+    def single_node(self) -> bool:
+        """Whether all traffic stays on loopback."""
+        return self.nodes == 1
+
+    @property
+    def node_components(self) -> tuple[str, ...]:
+        """Processes to start on every node."""
+        return tuple(dict.fromkeys(target.component for target in self.node_targets))
+
+    @property
+    def node_services(self) -> tuple[str, ...]:
+        """``service`` labels to expect from every node."""
+        return tuple(target.service for target in self.node_targets)
+
+    @property
+    def own_exporters(self) -> tuple[str, ...]:
+        """Collectors of our own exporter process."""
+        return tuple(t.service for t in self.node_targets if t.component == "exporters")
+
+    @property
+    def checkpoint_interval_ms(self) -> int:
+        """``checkpoint_interval_s`` in milliseconds."""
+        return round(self.checkpoint_interval_s * 1000)
+
+    @property
+    def targets(self) -> tuple[PlannedTarget, ...]:
+        """Every endpoint that the recording should contain."""
+        return (
+            *(PlannedTarget(t.service, "every_node", "stack") for t in self.node_targets),
+            PlannedTarget("prometheus", "first_node", "stack"),
+            *(PlannedTarget(t.service, "first_node", "payload") for t in self.payload_targets),
+        )
+
+
+def make_plan(spec: JobSpec, site_name: str, site: SiteProfile, context: Context) -> Plan:
+    """Return every decision for ``spec`` on ``site``.
+
+    Raises:
+        SpecError: the job file asks for something that does not exist.
+        SiteError: the site cannot run this, or the job file lacks what the site demands.
+    """
+    slurm = site.launcher == "slurm"
+    if not slurm:
+        _check_local(spec, site_name, context)
+    single_node = spec.resources.nodes == 1
+    return Plan(
+        run_id=context.run_id,
+        run_dir=context.run_dir,
+        name=str(spec.name),
+        site=site_name,
+        jobmeter_version=context.jobmeter_version,
+        python=context.python,
+        username=USERNAME,
+        slurm=slurm,
+        nodes=spec.resources.nodes,
+        shebang=site.shebang,
+        sbatch_options=_sbatch_options(spec, site_name, site, context) if slurm else (),
+        prologue=tuple(site.prologue),
+        on_every_node=_sidecar_step(spec, site) if slurm else (),
+        interval_s=duration_s(spec.monitoring.interval),
+        checkpoint_interval_s=duration_s(spec.monitoring.checkpoint_interval),
+        ready_limit_s=max(1, round(duration_s(spec.monitoring.ready_limit))),
+        required=spec.monitoring.required,
+        analysis_at_end=spec.monitoring.analysis and slurm,
+        # Other nodes must reach the exporters; a single node keeps them on loopback.
+        listen_host="127.0.0.1" if single_node else "0.0.0.0",  # noqa: S104 - behind a password
+        target_host="127.0.0.1" if single_node else "",
+        address_suffix=site.address_suffix,
+        ports=site.ports,
+        scratch=tuple(site.scratch),
+        scratch_bytes=site.scratch_bytes,
+        shared_file_systems=tuple(site.shared_file_systems),
+        programs=site.programs,
+        node_exporter_options=NODE_EXPORTER_OPTIONS,
+        node_targets=_node_targets(spec),
+        payload_targets=_payload_targets(spec, context),
+        port_names=tuple(_port_variable(name) for name in spec.ports),
+        phases=_phases(spec, context),
+    )
+
+
+def _check_local(spec: JobSpec, site_name: str, context: Context) -> None:
+    if spec.resources.nodes > 1:
+        raise SiteError(
+            f"{context.job_file}: resources.nodes: {spec.resources.nodes} nodes on site "
+            f"{site_name!r}, which is one machine; write 1, or submit it to a Slurm site"
+        )
+
+
+def _sbatch_options(
+    spec: JobSpec, site_name: str, site: SiteProfile, context: Context
+) -> tuple[str, ...]:
+    """Return the ``#SBATCH`` lines, each value quoted as sbatch reads quotes: like a shell."""
+    asked = spec.resources
+    chosen = {
+        key: getattr(asked, key) or getattr(site.defaults, key)
+        for key in ("time", "account", "partition", "qos")
+    }
+    for key in site.mandatory:
+        if not chosen[key]:
+            raise SiteError(
+                f"{context.job_file}: resources.{key}: site {site_name!r} demands one; add it"
+            )
+    values: dict[str, object] = {
+        "job-name": spec.name,
+        "nodes": asked.nodes,
+        "ntasks-per-node": asked.tasks_per_node,
+        "cpus-per-task": asked.cpus_per_task,
+        "mem": asked.memory,
+        **chosen,
+        "constraint": asked.constraint,
+        "reservation": asked.reservation,
+        # Slurm fills %x and %j in; a percent sign of the path itself is written twice.
+        "output": str(context.run_dir).replace("%", "%%") + "/output/%x-%j.out",
+        "signal": f"B:USR1@{site.warning_s}" if site.warning_s else None,
+    }
+    options = [
+        f"--{key}={quoted(value)}" for key, value in values.items() if value is not None
+    ]
+    if asked.exclusive:
+        options.append("--exclusive")
+    if asked.gpus_per_node:
+        options.append(site.gpu_option.format(count=asked.gpus_per_node))
+    return (*options, *site.options, *asked.extra)
+
+
+
+
+def _sidecar_step(spec: JobSpec, site: SiteProfile) -> tuple[str, ...]:
+    """Return the srun words that run one process on every node beside everything else.
+
+    Without ``--mem=0`` the step is refused while another step holds the node's memory
+    (Slurm 22.05 to 26.05).
+    """
+    nodes = spec.resources.nodes
+    step = ["srun", "--overlap", "--mem=0", f"--nodes={nodes}", f"--ntasks={nodes}"]
+    step += ["--ntasks-per-node=1", "--cpus-per-task=1"]
+    if spec.resources.gpus_per_node:
+        step.append("--gpus-per-node=0")  # a step that needs no GPU must not occupy one
+    return (*step, *site.step_options)
+
+
+def _node_targets(spec: JobSpec) -> tuple[NodeTarget, ...]:
+    chosen: Sequence[str] = ("node", "cgroup")
+    if not isinstance(spec.monitoring.exporters, str):
+        chosen = tuple(dict.fromkeys(spec.monitoring.exporters))
+    return tuple(
+        NodeTarget("node", "node_exporter", "/metrics")
+        if name == "node"
+        else NodeTarget(name, "exporters", "/metrics")
+        for name in chosen
+    )
+
+
+def _port_variable(name: str) -> str:
+    return f"JOBMETER_PORT_{name.upper()}"
+
+
+def _placeholders(spec: JobSpec, context: Context, where: str) -> Mapping[str, object]:
+    ports = {name: ShellText(f"${{{_port_variable(name)}}}") for name in spec.ports}
+    return {
+        "ports": Names("port", ports, where),
+        "services": Names("service", {}, where),
+        "python": context.python,
+        "job_dir": str(context.job_dir),
+        "nodes": spec.resources.nodes,
+    }
+
+
+def _phases(spec: JobSpec, context: Context) -> tuple[PlannedPhase, ...]:
+    if spec.run is not None:
+        commands = [("run", spec.run, "run")]
+    else:
+        commands = [(p.name, p.run, f"phases[{i}].run") for i, p in enumerate(spec.phases)]
+    phases = []
+    for name, command, key in commands:
+        where = f"{context.job_file}: {key}"
+        values = _placeholders(spec, context, where)
+        phases.append(PlannedPhase(name, expand(command, values, where, shell=True)))
+    return tuple(phases)
+
+
+def _payload_targets(spec: JobSpec, context: Context) -> tuple[PayloadTarget, ...]:
+    targets = []
+    for service, url in spec.metrics.items():
+        where = f"{context.job_file}: metrics.{service}"
+        text = expand(url, _placeholders(spec, context, where), where, shell=False)
+        targets.append(_payload_target(service, text, where))
+    return tuple(targets)
+
+
+_URL = re.compile(
+    r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9.-]+):(?P<port>\d+|\$\{JOBMETER_PORT_[A-Z0-9_]+\})"
+    r"(?P<path>/[\w./%=&?-]*)?"
+)
+
+
+def _payload_target(service: str, url: str, where: str) -> PayloadTarget:
+    match = _URL.fullmatch(url)
+    if match is None:
+        raise SpecError(
+            f"{where}: {url!r} is not a metrics address; write 'http://localhost:PORT/metrics', "
+            "with a number or '{{ ports.NAME }}' as PORT"
+        )
+    return PayloadTarget(
+        service, match["scheme"], match["host"], match["port"], match["path"] or "/metrics"
+    )

@@ -1,0 +1,82 @@
+"""The one place where jobmeter starts processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+from jobmeter.errors import ProcessError
+
+
+def find_program(names: Sequence[str]) -> Path | None:
+    """Return the first of ``names`` that is on PATH."""
+    found = (shutil.which(name) for name in names)
+    return next((Path(path) for path in found if path is not None), None)
+
+
+def run(
+    command: Sequence[str],
+    *,
+    timeout_s: float = 30.0,
+    environment: Mapping[str, str] | None = None,
+    error: type[ProcessError] = ProcessError,
+) -> str:
+    """Run ``command`` to its end and return what it printed.
+
+    Args:
+        command: Program and arguments; no shell is involved.
+        timeout_s: After this it is killed.
+        environment: Variables to set beside our own.
+        error: What to raise.
+
+    Raises:
+        ProcessError: of class ``error``: not found, failed, or too slow.
+    """
+    try:
+        done = subprocess.run(  # noqa: S603 - a list of words, no shell
+            list(command),
+            check=True,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **(environment or {})},
+        )
+    except FileNotFoundError as cause:
+        raise error(f"{command[0]} is not on PATH; is this the right machine?") from cause
+    except subprocess.TimeoutExpired as cause:
+        raise error(f"{command[0]} gave no answer in {timeout_s:g} s; try again later") from cause
+    except subprocess.CalledProcessError as cause:
+        said = " ".join((cause.stderr or cause.stdout or "").split()) or "nothing"
+        raise error(f"{command[0]} failed with exit code {cause.returncode} and said: {said}") from cause
+    return done.stdout
+
+
+def run_in_foreground(command: Sequence[str]) -> int:
+    """Run ``command`` on this terminal and return its exit code.
+
+    A Ctrl-C reaches it directly, being in the same process group, and a SIGTERM is passed on; we
+    wait for it to end in order either way. 128 + N means that signal N killed it.
+    """
+    child = subprocess.Popen(list(command))  # noqa: S603 - a list of words, no shell
+
+    def stay(_number: int, _frame: FrameType | None) -> None:
+        # A handler, not SIG_IGN: what we ignore, bash could never trap.
+        pass
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        child.send_signal(number)
+
+    before = signal.signal(signal.SIGINT, stay), signal.signal(signal.SIGTERM, forward)
+    try:
+        code = child.wait()
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])
+    return code if code >= 0 else 128 - code

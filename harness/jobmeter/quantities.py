@@ -1,0 +1,67 @@
+"""Times as people write them.
+
+``5s`` and ``250ms`` are ours; ``1-00:00:00`` and ``90`` (minutes) are Slurm's.
+"""
+
+from __future__ import annotations
+
+import re
+
+_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+def duration_s(text: str) -> float:
+    """Return seconds from a number with a unit.
+
+    Raises:
+        ValueError: no number, no unit, or not above zero.
+
+    >>> duration_s("250ms")
+    0.25
+    >>> duration_s("2m")
+    120.0
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*", text)
+    if match is None or match[2] not in _UNITS_S:
+        raise ValueError(f"{text!r} is not a duration; write a number with ms, s, m or h, as in '5s'")
+    seconds = float(match[1]) * _UNITS_S[match[2]]
+    if seconds <= 0:
+        raise ValueError(f"{text!r} must be longer than nothing")
+    return seconds
+
+
+_SLURM_TIMES = (
+    r"(?P<minutes>\d+)",
+    r"(?P<minutes>\d+):(?P<seconds>\d+)",
+    r"(?P<hours>\d+):(?P<minutes>\d+):(?P<seconds>\d+)",
+    r"(?P<days>\d+)-(?P<hours>\d+)",
+    r"(?P<days>\d+)-(?P<hours>\d+):(?P<minutes>\d+)",
+    r"(?P<days>\d+)-(?P<hours>\d+):(?P<minutes>\d+):(?P<seconds>\d+)",
+)
+
+
+def slurm_time_s(text: str) -> int:
+    """Return seconds from a time limit as sbatch reads it.
+
+    https://slurm.schedmd.com/sbatch.html#OPT_time
+
+    Raises:
+        ValueError: none of sbatch's six forms, or zero (which Slurm reads as "no limit").
+
+    >>> slurm_time_s("01:30:00"), slurm_time_s("90"), slurm_time_s("1-12")
+    (5400, 5400, 129600)
+    """
+    for form in _SLURM_TIMES:
+        match = re.fullmatch(form, text.strip())
+        if match is not None:
+            part = {name: int(value) for name, value in match.groupdict().items()}
+            seconds = (
+                part.get("days", 0) * 86400
+                + part.get("hours", 0) * 3600
+                + part.get("minutes", 0) * 60
+                + part.get("seconds", 0)
+            )
+            if seconds == 0:
+                raise ValueError(f"{text!r} is no time at all; write at least 00:01:00")
+            return seconds
+    raise ValueError(f"{text!r} is not a time limit; write hours:minutes:seconds, as in '01:30:00'")

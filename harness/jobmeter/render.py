@@ -1,0 +1,42 @@
+"""From a plan to the text of every file that the job needs. Nothing is written here.
+
+Printing, testing and submitting a job all use this one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from jobmeter.plan import BOOT_INTERVAL_S, Plan
+from jobmeter.templating import render
+
+_SCRIPTS = {
+    "job.sbatch": "job.sbatch.j2",
+    "scripts/node.sh": "node.sh.j2",
+    "scripts/recorder.sh": "recorder.sh.j2",
+}
+
+
+def render_files(plan: Plan) -> Mapping[str, str]:
+    """Return the text of each file by its path in the run directory.
+
+    Raises:
+        RenderError: a template asks for something the plan does not have.
+    """
+    files = {path: render("sbatch", name, {"plan": plan}) for path, name in _SCRIPTS.items()}
+    boot_s = min(BOOT_INTERVAL_S, plan.interval_s)
+    files["prometheus/prometheus.yml"] = _prometheus(plan, plan.interval_s)
+    files["prometheus/prometheus.boot.yml"] = _prometheus(plan, boot_s)
+    return files
+
+
+def _prometheus(plan: Plan, interval_s: float) -> str:
+    interval_ms = round(interval_s * 1000)
+    values = {"plan": plan, "interval_ms": interval_ms, "timeout_ms": min(interval_ms, 10_000)}
+    return render("prometheus_templates", "prometheus.yml.j2", values)
+
+
+def render_web_config(username: str, bcrypt_hash: str) -> str:
+    """Return the web configuration of Prometheus and node_exporter."""
+    values = {"username": username, "bcrypt_hash": bcrypt_hash}
+    return render("prometheus_templates", "web.yml.j2", values)

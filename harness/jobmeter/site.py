@@ -1,0 +1,109 @@
+"""Site profiles: everything that differs between clusters, as data."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from jobmeter import strict
+from jobmeter.errors import SiteError
+from jobmeter.spec import Line, SbatchOption, TimeLimit
+
+
+class PortRange(strict.StrictModel):
+    """Ports that the stack may take, both ends included; below the ephemeral range of Linux."""
+
+    first: int = Field(default=20000, ge=1024, le=65535)
+    last: int = Field(default=31999, ge=1024, le=65535)
+
+
+class Programs(strict.StrictModel):
+    """Names under which the programs may be found on PATH of a compute node, best first."""
+
+    prometheus: list[Line] = Field(default_factory=lambda: ["prometheus"], min_length=1)
+    node_exporter: list[Line] = Field(
+        default_factory=lambda: ["node_exporter", "prometheus-node-exporter"], min_length=1
+    )
+
+
+class Defaults(strict.StrictModel):
+    """What the job file need not say on this site."""
+
+    time: TimeLimit | None = None
+    account: Line | None = None
+    partition: Line | None = None
+    qos: Line | None = None
+
+
+def _checked_gpu_option(text: str) -> str:
+    if re.fullmatch(r"--[a-z-]+=[A-Za-z0-9:_]*\{count\}", text) is None:
+        raise ValueError(f"{text!r} must be an sbatch option with {{count}}, as '--gres=gpu:{{count}}'")
+    return text
+
+
+class SiteProfile(strict.StrictModel):
+    """One cluster, or a machine without a batch system.
+
+    Args:
+        launcher: ``slurm`` submits the script, ``bash`` runs it here.
+        shebang: First line of the script; a login shell where modules need one.
+        prologue: Lines of the user's environment: module commands and the like.
+        mandatory: What a request must name here, in the job file or in ``defaults``.
+        options: sbatch options of every job.
+        gpu_option: How GPUs are asked for; ``{count}`` is their number per node.
+        step_options: srun options of the step that runs the exporters, beside our own.
+        warning_s: How long before the time limit Slurm warns the script, in seconds.
+        address_suffix: Appended to a node's name to get its address on the fast network.
+        scratch: Folders that may be local to a node, best first; ``$NAME`` is read there.
+        scratch_bytes: Free bytes that the recording needs.
+        shared_file_systems: Types (as ``stat -f`` prints them) where Prometheus must not write.
+        programs: Names of the programs.
+        ports: Ports that the stack may take.
+    """
+
+    description: Line
+    launcher: Literal["slurm", "bash"]
+    shebang: Annotated[Line, Field(pattern=r"^#!/")] = "#!/bin/bash"
+    prologue: list[Line] = Field(default_factory=list)
+    mandatory: list[Literal["time", "account", "partition", "qos"]] = Field(default_factory=list)
+    defaults: Defaults = Field(default_factory=Defaults)
+    options: list[SbatchOption] = Field(default_factory=list)
+    gpu_option: Annotated[str, AfterValidator(_checked_gpu_option)] = "--gpus-per-node={count}"
+    step_options: list[SbatchOption] = Field(default_factory=list)
+    warning_s: int = Field(default=30, ge=0, le=3600)
+    address_suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]*$")] = ""
+    scratch: list[Line] = Field(
+        default_factory=lambda: ["$SLURM_TMPDIR", "$TMPDIR", "/tmp", "/dev/shm"],  # noqa: S108
+        min_length=1,
+    )
+    scratch_bytes: int = Field(default=256 * 1024**2, ge=0)
+    shared_file_systems: list[Line] = Field(
+        default_factory=lambda: ["nfs", "lustre", "gpfs", "beegfs", "ceph", "fhgfs", "panfs", "afs"]
+    )
+    programs: Programs = Field(default_factory=Programs)
+    ports: PortRange = Field(default_factory=PortRange)
+
+
+_SHIPPED = Path(__file__).parent / "sites"
+
+
+def shipped_sites() -> tuple[str, ...]:
+    """Return the names of the profiles that come with jobmeter."""
+    return tuple(sorted(path.stem for path in _SHIPPED.glob("*.yaml")))
+
+
+def read_site(name: str) -> SiteProfile:
+    """Return the profile called ``name``, or the one in the file ``name`` when it ends in .yaml.
+
+    Raises:
+        SiteError: there is none, or it is wrong.
+    """
+    if name.endswith((".yaml", ".yml")):
+        return strict.read(SiteProfile, Path(name), SiteError)[0]
+    known = shipped_sites()
+    if name not in known:
+        raise SiteError(f"--site {name}: no such site profile; {strict.nearest(name, known)}")
+    return strict.read(SiteProfile, _SHIPPED / f"{name}.yaml", SiteError)[0]

@@ -1,0 +1,164 @@
+"""The job file: what the user asks for, exactly as written, nothing decided yet."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from jobmeter import strict
+from jobmeter.errors import SpecError
+from jobmeter.quantities import duration_s, slurm_time_s
+from jobmeter.window import JOB
+
+OWN_SERVICES = ("node", "cgroup", "prometheus")
+"""``service`` labels of our own stack; an endpoint of the payload needs another name."""
+
+
+def _checked_name(name: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name) is None:
+        raise ValueError(
+            f"{name!r} cannot be a name; use up to 64 letters, digits, '-', '_' and '.', "
+            f"as in {_plain(name)!r}"
+        )
+    return name
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")[:64] or "my-job"
+
+
+def _checked_duration(text: str) -> str:
+    duration_s(text)
+    return text
+
+
+def _checked_time(text: str) -> str:
+    slurm_time_s(text)
+    return text
+
+
+def _checked_identifier(name: str) -> str:
+    if re.fullmatch(r"[a-z][a-z0-9_]*", name) is None:
+        raise ValueError(f"{name!r} cannot be a port's name; use small letters, digits and '_'")
+    return name
+
+
+def _checked_line(text: str) -> str:
+    if "\n" in text or "\r" in text or "\0" in text:
+        raise ValueError(f"{text!r} must be a single line")
+    return text
+
+
+def _checked_option(text: str) -> str:
+    _checked_line(text)
+    if re.match(r"--[a-z]", text) is None:
+        raise ValueError(f"{text!r} is not a long sbatch option; write it as '--name=value'")
+    return text
+
+
+def _checked_command(text: str) -> str:
+    if not text.strip():
+        raise ValueError("the command is empty; write what to run")
+    if "\0" in text:
+        raise ValueError("the command holds a NUL character; remove it")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_checked_name)]
+Duration = Annotated[str, AfterValidator(_checked_duration)]
+TimeLimit = Annotated[str, AfterValidator(_checked_time)]
+PortName = Annotated[str, AfterValidator(_checked_identifier)]
+Line = Annotated[str, AfterValidator(_checked_line)]
+SbatchOption = Annotated[str, AfterValidator(_checked_option)]
+Command = Annotated[str, AfterValidator(_checked_command)]
+
+
+class Resources(strict.StrictModel):
+    """What to ask the batch system for."""
+
+    nodes: int = Field(default=1, ge=1)
+    tasks_per_node: int | None = Field(default=None, ge=1)
+    cpus_per_task: int | None = Field(default=None, ge=1)
+    gpus_per_node: int = Field(default=0, ge=0)
+    memory: Line | None = None
+    time: TimeLimit | None = None
+    account: Line | None = None
+    partition: Line | None = None
+    qos: Line | None = None
+    constraint: Line | None = None
+    reservation: Line | None = None
+    exclusive: bool = False
+    extra: list[SbatchOption] = Field(default_factory=list)
+
+
+class Monitoring(strict.StrictModel):
+    """How to record."""
+
+    interval: Duration = "5s"
+    exporters: Literal["auto"] | list[Literal["node", "cgroup"]] = "auto"
+    required: bool = False
+    checkpoint_interval: Duration = "15s"
+    ready_limit: Duration = "30s"
+    analysis: bool = True
+
+    @model_validator(mode="after")
+    def _scrapes_are_possible(self) -> Monitoring:
+        if duration_s(self.interval) < 0.1:
+            raise ValueError(f"interval: {self.interval!r} is below 100ms, the shortest that is useful")
+        return self
+
+
+class Phase(strict.StrictModel):
+    """One measured stretch of the job: a name and a shell command."""
+
+    name: Name
+    run: Command
+
+
+class JobSpec(strict.StrictModel):
+    """A whole job file."""
+
+    name: Name | None = None
+    resources: Resources = Field(default_factory=Resources)
+    monitoring: Monitoring = Field(default_factory=Monitoring)
+    ports: list[PortName] = Field(default_factory=list)
+    metrics: dict[Name, Line] = Field(default_factory=dict)
+    run: Command | None = None
+    phases: list[Phase] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _is_runnable(self) -> JobSpec:
+        if self.run is None and not self.phases:
+            raise ValueError("no command; add 'run: COMMAND' or a list of 'phases'")
+        if self.run is not None and self.phases:
+            raise ValueError("both 'run' and 'phases'; keep one ('run' is a single phase called run)")
+        names = [phase.name for phase in self.phases]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"phases: the name {name!r} is used twice; rename one")
+            if name == JOB:
+                raise ValueError(f"phases: {JOB!r} means the whole job; choose another name")
+        for service in self.metrics:
+            if service in OWN_SERVICES:
+                raise ValueError(
+                    f"metrics: {service!r} is one of our own exporters; choose another name"
+                )
+        return self
+
+
+def read_spec(path: Path) -> tuple[JobSpec, str]:
+    """Return the job file at ``path`` and its text; a job without a name is called after its file.
+
+    Raises:
+        SpecError: naming the file, the key and the likely fix.
+    """
+    spec, text = strict.read(JobSpec, path, SpecError)
+    if spec.name is None:
+        try:
+            spec = spec.model_copy(update={"name": _checked_name(path.stem)})
+        except ValueError as cause:
+            raise SpecError(f"{path}: name: {cause}; or add a line 'name: ...'") from cause
+    return spec, text
