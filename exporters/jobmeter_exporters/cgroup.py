@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from jobmeter_exporters import cgroup_path, cgroup_v1, cgroup_v2, kernel_text
 from jobmeter_exporters.cgroup_path import UNIFIED, JobGroups
 from jobmeter_exporters.errors import ExporterError, UnexpectedText
 from jobmeter_exporters.families import Readings, merge, to_metrics
+from jobmeter_exporters.group_file import GroupFile
 from jobmeter_exporters.process_tree import ProcessTree
 from jobmeter_exporters.settings import Settings
 from jobmeter_exporters.watched import NoData
@@ -81,14 +81,12 @@ class JobUse(Collector):
         readings: Readings = {}
         own = {name: path for name, path in groups.step.items() if _is_ours(path)}
         if groups.source == "cgroup_v2":
-            job_files = [(UNIFIED, file, parse) for file, parse in cgroup_v2.JOB]
-            own_files = [(UNIFIED, file, parse) for file, parse in cgroup_v2.MONITORING]
+            _read_files(groups.job, cgroup_v2.JOB, readings, problems)
+            _read_files(own, cgroup_v2.MONITORING, readings, problems)
         else:
-            job_files = [tuple(reader) for reader in cgroup_v1.JOB]
-            own_files = [tuple(reader) for reader in cgroup_v1.MONITORING]
+            _read_files(groups.job, cgroup_v1.JOB, readings, problems)
+            _read_files(own, cgroup_v1.MONITORING, readings, problems)
             merge(readings, self._oom_kills_v1(groups.job.get("memory")))
-        _read_files(groups.job, job_files, readings, problems)
-        _read_files(own, own_files, readings, problems)
         processes = cgroup_path.count_processes(
             cgroup_path.subgroups(next(iter(groups.job.values())))
         )
@@ -113,11 +111,11 @@ class JobUse(Collector):
 
 def _read_files(
     folders: dict[str, str],
-    files: Iterable[tuple[str, str, cgroup_v2.Parse]],
+    files: Iterable[GroupFile],
     into: Readings,
     problems: list[str],
 ) -> None:
-    for controller, file, parse in files:
+    for file, parse, controller in files:
         folder = folders.get(controller)
         text = None if folder is None else kernel_text.read(f"{folder}/{file}")
         if text is None:
@@ -144,6 +142,6 @@ def _name_devices(readings: Readings, block_devices: Path) -> None:
 
 def _device_name(number: str, block_devices: Path) -> str:
     try:
-        return os.readlink(f"{block_devices}/{number}").rpartition("/")[2]
+        return (block_devices / number).readlink().name
     except OSError:
         return number

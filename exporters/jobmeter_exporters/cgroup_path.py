@@ -74,9 +74,9 @@ class JobGroups:
 
 
 def parse_membership(text: str) -> list[Membership]:
-    """Return the lines of ``/proc/<pid>/cgroup`` (cgroups(7)); malformed ones are left out.
+    r"""Return the lines of ``/proc/<pid>/cgroup`` (cgroups(7)); malformed ones are left out.
 
-    >>> parse_membership("0::/system.slice/x\\n")
+    >>> parse_membership("0::/system.slice/x\n")
     [Membership(controllers=('unified',), path=('system.slice', 'x'))]
     """
     found = []

@@ -7,11 +7,11 @@ blkio-controller). Unless said otherwise the number of a group includes its desc
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
 from jobmeter_exporters import kernel_text
-from jobmeter_exporters.cgroup_v2 import Parse, keyed, parse_cpus, single
+from jobmeter_exporters.cgroup_v2 import parse_cpus
 from jobmeter_exporters.families import Readings
+from jobmeter_exporters.group_file import GroupFile, keyed, single
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
@@ -19,18 +19,10 @@ TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 UNLIMITED = 2**63 - 2**16
 
 
-class Reader(NamedTuple):
-    """One file of a controller's group, and what its text means."""
-
-    controller: str
-    file: str
-    parse: Parse
-
-
 def parse_limit(text: str) -> Readings:
-    """Return the memory limit in bytes; the kernel's largest number is no limit.
+    r"""Return the memory limit in bytes; the kernel's largest number is no limit.
 
-    >>> parse_limit("9223372036854771712\\n")
+    >>> parse_limit("9223372036854771712\n")
     {}
     """
     limit = kernel_text.number(text)
@@ -38,9 +30,9 @@ def parse_limit(text: str) -> Readings:
 
 
 def parse_io_bytes(text: str) -> Readings:
-    """Return the bytes read and written by device, named ``major:minor``.
+    r"""Return the bytes read and written by device, named ``major:minor``.
 
-    >>> parse_io_bytes("8:0 Read 512\\n8:0 Write 0\\n8:0 Total 512\\nTotal 512\\n")
+    >>> parse_io_bytes("8:0 Read 512\n8:0 Write 0\n8:0 Total 512\nTotal 512\n")
     {'job_io_read_bytes_total': {'8:0': 512.0}, 'job_io_write_bytes_total': {'8:0': 0.0}}
     """
     families: Readings = {}
@@ -60,35 +52,27 @@ def parse_oom_kills(text: str) -> int | None:
 
 
 JOB = (
-    Reader("cpuacct", "cpuacct.usage", lambda text: _nanoseconds("job_cpu_seconds_total", text)),
-    Reader(
-        "cpuacct",
+    GroupFile("cpuacct.usage", single("job_cpu_seconds_total", per=1e9), "cpuacct"),
+    GroupFile(
         "cpuacct.stat",
         keyed(
             ("user", "job_cpu_user_seconds_total", TICKS_PER_SECOND),
             ("system", "job_cpu_system_seconds_total", TICKS_PER_SECOND),
         ),
+        "cpuacct",
     ),
-    Reader("cpu", "cpu.stat", keyed(("throttled_time", "job_cpu_throttled_seconds_total", 1e9))),
-    Reader("cpuset", "cpuset.effective_cpus", parse_cpus),
-    Reader("memory", "memory.usage_in_bytes", single("job_memory_used_bytes")),
-    Reader("memory", "memory.stat", keyed(("total_rss", "job_memory_anonymous_bytes", 1))),
-    Reader("memory", "memory.max_usage_in_bytes", single("job_memory_peak_bytes")),
-    Reader("memory", "memory.limit_in_bytes", parse_limit),
-    Reader("pids", "pids.current", single("job_threads")),
+    GroupFile("cpu.stat", keyed(("throttled_time", "job_cpu_throttled_seconds_total", 1e9)), "cpu"),
+    GroupFile("cpuset.effective_cpus", parse_cpus, "cpuset"),
+    GroupFile("memory.usage_in_bytes", single("job_memory_used_bytes"), "memory"),
+    GroupFile("memory.stat", keyed(("total_rss", "job_memory_anonymous_bytes", 1)), "memory"),
+    GroupFile("memory.max_usage_in_bytes", single("job_memory_peak_bytes"), "memory"),
+    GroupFile("memory.limit_in_bytes", parse_limit, "memory"),
+    GroupFile("pids.current", single("job_threads"), "pids"),
     # The file without _recursive counts the processes of the group itself, and a job has none.
-    Reader("blkio", "blkio.throttle.io_service_bytes_recursive", parse_io_bytes),
+    GroupFile("blkio.throttle.io_service_bytes_recursive", parse_io_bytes, "blkio"),
 )
 
 MONITORING = (
-    Reader(
-        "cpuacct",
-        "cpuacct.usage",
-        lambda text: _nanoseconds("job_monitoring_cpu_seconds_total", text),
-    ),
-    Reader("memory", "memory.usage_in_bytes", single("job_monitoring_memory_used_bytes")),
+    GroupFile("cpuacct.usage", single("job_monitoring_cpu_seconds_total", per=1e9), "cpuacct"),
+    GroupFile("memory.usage_in_bytes", single("job_monitoring_memory_used_bytes"), "memory"),
 )
-
-
-def _nanoseconds(family: str, text: str) -> Readings:
-    return {family: kernel_text.number(text) / 1e9}

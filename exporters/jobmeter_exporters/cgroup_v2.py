@@ -6,42 +6,16 @@ includes its descendants, also those that have been removed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 from jobmeter_exporters import kernel_text
 from jobmeter_exporters.errors import UnexpectedText
 from jobmeter_exporters.families import Readings
-
-Parse = Callable[[str], Readings]
-
-
-class Reader(NamedTuple):
-    """One file of a group, and what its text means."""
-
-    file: str
-    parse: Parse
-
-
-def single(family: str) -> Parse:
-    """Return a parser for a file that holds one number in base units."""
-    return lambda text: {family: float(kernel_text.number(text))}
-
-
-def keyed(*fields: tuple[str, str, float]) -> Parse:
-    """Return a parser for a flat keyed file; each field is key, family, units per base unit."""
-
-    def parse(text: str) -> Readings:
-        values = kernel_text.keyed_numbers(text)
-        return {family: values[key] / per for key, family, per in fields if key in values}
-
-    return parse
+from jobmeter_exporters.group_file import GroupFile, Parse, keyed, single
 
 
 def parse_limit(text: str) -> Readings:
-    """Return the memory limit in bytes; ``max`` is no limit and gives nothing.
+    r"""Return the memory limit in bytes; ``max`` is no limit and gives nothing.
 
-    >>> parse_limit("max\\n")
+    >>> parse_limit("max\n")
     {}
     """
     if text.strip() == "max":
@@ -55,9 +29,9 @@ def parse_cpus(text: str) -> Readings:
 
 
 def parse_io_stat(text: str) -> Readings:
-    """Return the bytes read and written by device, named ``major:minor``.
+    r"""Return the bytes read and written by device, named ``major:minor``.
 
-    >>> parse_io_stat("8:0 rbytes=512 wbytes=0 rios=1 wios=0 dbytes=0 dios=0\\n")
+    >>> parse_io_stat("8:0 rbytes=512 wbytes=0 rios=1 wios=0 dbytes=0 dios=0\n")
     {'job_io_read_bytes_total': {'8:0': 512.0}, 'job_io_write_bytes_total': {'8:0': 0.0}}
     """
     read: dict[str, float] = {}
@@ -90,7 +64,7 @@ def pressure(resource: str) -> Parse:
 
 
 JOB = (
-    Reader(
+    GroupFile(
         "cpu.stat",
         keyed(
             ("usage_usec", "job_cpu_seconds_total", 1e6),
@@ -99,20 +73,20 @@ JOB = (
             ("throttled_usec", "job_cpu_throttled_seconds_total", 1e6),
         ),
     ),
-    Reader("cpuset.cpus.effective", parse_cpus),
-    Reader("memory.current", single("job_memory_used_bytes")),
-    Reader("memory.stat", keyed(("anon", "job_memory_anonymous_bytes", 1))),
-    Reader("memory.peak", single("job_memory_peak_bytes")),  # Linux 5.19
-    Reader("memory.max", parse_limit),
-    Reader("memory.events", keyed(("oom_kill", "job_memory_oom_kills_total", 1))),
-    Reader("pids.current", single("job_threads")),  # the kernel counts tasks, that is threads
-    Reader("io.stat", parse_io_stat),
-    Reader("cpu.pressure", pressure("cpu")),
-    Reader("io.pressure", pressure("io")),
-    Reader("memory.pressure", pressure("memory")),
+    GroupFile("cpuset.cpus.effective", parse_cpus),
+    GroupFile("memory.current", single("job_memory_used_bytes")),
+    GroupFile("memory.stat", keyed(("anon", "job_memory_anonymous_bytes", 1))),
+    GroupFile("memory.peak", single("job_memory_peak_bytes")),  # Linux 5.19
+    GroupFile("memory.max", parse_limit),
+    GroupFile("memory.events", keyed(("oom_kill", "job_memory_oom_kills_total", 1))),
+    GroupFile("pids.current", single("job_threads")),  # the kernel counts tasks, that is threads
+    GroupFile("io.stat", parse_io_stat),
+    GroupFile("cpu.pressure", pressure("cpu")),
+    GroupFile("io.pressure", pressure("io")),
+    GroupFile("memory.pressure", pressure("memory")),
 )
 
 MONITORING = (
-    Reader("cpu.stat", keyed(("usage_usec", "job_monitoring_cpu_seconds_total", 1e6))),
-    Reader("memory.current", single("job_monitoring_memory_used_bytes")),
+    GroupFile("cpu.stat", keyed(("usage_usec", "job_monitoring_cpu_seconds_total", 1e6))),
+    GroupFile("memory.current", single("job_monitoring_memory_used_bytes")),
 )

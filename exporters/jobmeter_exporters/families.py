@@ -26,12 +26,12 @@ class Family(NamedTuple):
 
 FAMILIES: dict[str, Family] = {
     "job_source_info": Family("Where the job_ families of this node come from.", "source"),
-    "job_cpu_seconds_total": Family("CPU time of the job on this node, ended steps included."),
+    "job_cpu_seconds_total": Family("CPU time of the job on this node, ended processes included."),
     "job_cpu_user_seconds_total": Family("The part of the CPU time spent in user mode."),
     "job_cpu_system_seconds_total": Family("The part of the CPU time spent in the kernel."),
     "job_cpu_throttled_seconds_total": Family("Time the job was held back by a CPU quota."),
     "job_cpus": Family("CPUs that the job may use on this node."),
-    "job_memory_used_bytes": Family("Memory charged to the job, page cache included."),
+    "job_memory_used_bytes": Family("Memory of the job; with page cache if from a cgroup."),
     "job_memory_anonymous_bytes": Family("The part of the memory that no file backs."),
     "job_memory_peak_bytes": Family("Highest memory charged to the job so far."),
     "job_memory_limit_bytes": Family("Memory limit of the job; absent when unlimited."),

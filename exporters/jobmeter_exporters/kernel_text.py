@@ -21,12 +21,12 @@ def read(path: str | Path) -> str | None:
 
 
 def number(text: str) -> int:
-    """Return the one non-negative integer that ``text`` holds.
+    r"""Return the one non-negative integer that ``text`` holds.
 
     Raises:
         UnexpectedText: Anything else.
 
-    >>> number("4096\\n")
+    >>> number("4096\n")
     4096
     """
     word = text.strip()
@@ -37,11 +37,11 @@ def number(text: str) -> int:
 
 
 def keyed_numbers(text: str) -> dict[str, int]:
-    """Return the lines ``key number`` of a flat keyed file, such as ``cpu.stat``.
+    r"""Return the lines ``key number`` of a flat keyed file, such as ``cpu.stat``.
 
     Lines of another shape are left out: the kernel adds some from time to time.
 
-    >>> keyed_numbers("anon 10\\nfile 20\\n")
+    >>> keyed_numbers("anon 10\nfile 20\n")
     {'anon': 10, 'file': 20}
     """
     fields = {}
@@ -53,12 +53,12 @@ def keyed_numbers(text: str) -> dict[str, int]:
 
 
 def cpu_count(text: str) -> int:
-    """Return how many CPUs a list such as ``0-3,8`` names (cpuset(7), "List format").
+    r"""Return how many CPUs a list such as ``0-3,8`` names (cpuset(7), "List format").
 
     Raises:
         UnexpectedText: The text is no such list.
 
-    >>> cpu_count("0-3,8\\n")
+    >>> cpu_count("0-3,8\n")
     5
     """
     count = 0

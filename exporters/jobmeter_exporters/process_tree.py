@@ -8,83 +8,23 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from jobmeter_exporters import kernel_text
-from jobmeter_exporters.errors import UnexpectedText
+from jobmeter_exporters import kernel_text, process_text
 from jobmeter_exporters.families import Readings
+from jobmeter_exporters.process_text import Key, Stat
 from jobmeter_exporters.watched import NoData
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 # For the proportional share the kernel walks the page tables with the process's memory map locked,
 # about 10 ms per GiB: beyond this size the look would disturb what it looks at.
 LARGEST_SHARED_OUT_BYTES = 256 * 2**20
 
-Key = tuple[int, int]
-"""Process id and start time: together they outlive the reuse of an id."""
 
+class Member(NamedTuple):
+    """A process of the tree, and whether it is payload or monitoring."""
 
-class Stat(NamedTuple):
-    """What ``/proc/<pid>/stat`` says, times in clock ticks and with those of waited children."""
-
-    pid: int
-    parent: int
-    started: int
-    user: int
-    system: int
-    threads: int
-
-    @property
-    def key(self) -> Key:
-        """Process id and start time."""
-        return self.pid, self.started
-
-
-def parse_stat(text: str) -> Stat:
-    """Return the fields of ``/proc/<pid>/stat`` (proc_pid_stat(5)) that are needed here.
-
-    The command in the second field may hold spaces and brackets; the last bracket ends it.
-
-    Raises:
-        UnexpectedText: The text is no such line.
-    """
-    pid, fields = text.partition(" ")[0], text.rpartition(")")[2].split()
-    try:
-        return Stat(
-            pid=int(pid),
-            parent=int(fields[1]),
-            started=int(fields[19]),
-            user=int(fields[11]) + int(fields[13]),
-            system=int(fields[12]) + int(fields[14]),
-            threads=int(fields[17]),
-        )
-    except (IndexError, ValueError):
-        raise UnexpectedText(f"expected the stat line of a process: {text[:60]!r}") from None
-
-
-def parse_statm(text: str) -> tuple[int, int]:
-    """Return resident and resident anonymous bytes from ``/proc/<pid>/statm``.
-
-    Raises:
-        UnexpectedText: The text is no such line.
-    """
-    try:
-        _, resident, file_backed, *_ = (int(word) for word in text.split())
-    except ValueError:
-        raise UnexpectedText(f"expected the statm line of a process: {text[:60]!r}") from None
-    return resident * PAGE_BYTES, max(resident - file_backed, 0) * PAGE_BYTES
-
-
-def parse_shares(text: str) -> tuple[int, int] | None:
-    """Return the proportional share and its anonymous part in bytes from ``smaps_rollup``.
-
-    None where a field is missing; ``Pss_Anon`` came with Linux 5.4.
-    """
-    fields = {line.partition(":")[0]: line.split() for line in text.splitlines()}
-    try:
-        return int(fields["Pss"][1]) * 1024, int(fields["Pss_Anon"][1]) * 1024
-    except (KeyError, IndexError, ValueError):
-        return None
+    stat: Stat
+    payload: bool
 
 
 class ProcessTree:
@@ -124,9 +64,8 @@ class ProcessTree:
         self._root_key = self._key_of(root)
         self._monitoring_roots = {self._key_of(pid) for pid in (*excluded, own)}
         self._lone = {self._key_of(pid) for pid in self._between(own)}
-        self._is_payload: dict[Key, bool] = {}
-        self._last: dict[Key, Stat] = {}
-        self._moved = {True: (0, 0), False: (0, 0)}
+        self._last: dict[Key, Member] = {}
+        self._moved_ticks = {True: [0, 0], False: [0, 0]}
         self._highest: dict[str, float] = {}
 
     def read(self) -> Readings:
@@ -134,27 +73,20 @@ class ProcessTree:
 
         Raises:
             NoData: The root has ended.
+            UnexpectedText: A file of procfs is not as documented.
         """
         seen = {stat.pid: stat for stat in self._scan()}
         if self._root not in seen or seen[self._root].key != self._root_key:
             raise NoData(f"process {self._root}, the job script, has ended")
         members = self._classify(seen)
-        self._settle(members)
-        payload = [stat for stat in members if self._is_payload[stat.key]]
-        monitoring = [stat for stat in members if not self._is_payload[stat.key]]
-        now = self._again(members)
-        readings = self._cpu(now)
-        readings["job_source_info"] = {"process_tree": 1.0}
-        readings["job_processes"] = float(len(payload))
-        readings["job_threads"] = float(sum(stat.threads for stat in payload))
-        used, anonymous = self._memory(payload)
-        readings["job_memory_used_bytes"] = float(used)
-        readings["job_memory_anonymous_bytes"] = float(anonymous)
-        readings["job_monitoring_memory_used_bytes"] = float(self._memory(monitoring)[0])
-        cpus = _allowed_cpus(kernel_text.read(self._proc / str(self._root) / "status") or "")
-        if cpus is not None:
-            readings["job_cpus"] = float(cpus)
-        return readings
+        self._settle({member.stat.key for member in members})
+        self._last = {member.stat.key: member for member in members}
+        return {
+            "job_source_info": {"process_tree": 1.0},
+            **self._cpu_readings(self._looked_at_again()),
+            **self._memory_readings(members),
+            **self._count_readings([member.stat for member in members if member.payload]),
+        }
 
     def _scan(self) -> Iterator[Stat]:
         for name in os.listdir(self._proc):  # noqa: PTH208 - thousands of names, no Path needed
@@ -163,7 +95,7 @@ class ProcessTree:
 
     def _stat(self, pid: int) -> Stat | None:
         text = kernel_text.read(f"{self._proc}/{pid}/stat")
-        return parse_stat(text) if text else None
+        return process_text.parse_stat(text) if text else None
 
     def _key_of(self, pid: int) -> Key | None:
         stat = self._stat(pid)
@@ -180,52 +112,115 @@ class ProcessTree:
             stat = self._stat(stat.parent)
         return []
 
-    def _classify(self, seen: dict[int, Stat]) -> list[Stat]:
-        """Return the members that live, parents first, and note the side of each."""
+    def _classify(self, seen: dict[int, Stat]) -> list[Member]:
+        """Return the members that live, parents first."""
         children: dict[int, list[Stat]] = defaultdict(list)
         for stat in seen.values():
             children[stat.parent].append(stat)
-        remembered = [
-            seen[pid] for pid, start in self._is_payload if pid in seen and seen[pid][2] == start
+        found: dict[Key, Member] = {}
+        queue = [(seen[self._root], True)]
+        # Those adopted by init are not below the root any more.
+        queue += [
+            (seen[pid], member.payload)
+            for (pid, started), member in self._last.items()
+            if pid in seen and seen[pid].started == started
         ]
-        members: list[Stat] = []
-        side: dict[Key, bool] = {}
-        for top in (seen[self._root], *remembered):
-            queue = [] if top.key in side else [(top, self._is_payload.get(top.key, True))]
-            for stat, inherited in queue:  # grows while it is walked
-                if stat.key in side:
-                    continue
+        for stat, inherited in queue:  # grows while it is walked
+            if stat.key not in found:
                 payload, below = self._side(stat.key, inherited)
-                side[stat.key] = payload
-                members.append(stat)
-                queue.extend((child, below) for child in children[stat.pid])
-        self._is_payload = side
-        return members
+                found[stat.key] = Member(stat, payload)
+                queue += [(child, below) for child in children[stat.pid]]
+        return sorted(found.values(), key=lambda member: member.stat.started)
 
     def _side(self, key: Key, inherited: bool) -> tuple[bool, bool]:
-        """Return whether a process is payload, and whether its children are unless they differ."""
+        """Return whether a process is payload, and whether its children are by default."""
         if key in self._monitoring_roots:
             return False, False
         if key in self._lone:
             return False, True
-        known = self._is_payload.get(key, inherited)
-        return known, known
+        payload = self._last[key].payload if key in self._last else inherited
+        return payload, payload
 
-    def _settle(self, members: list[Stat]) -> None:
+    def _settle(self, alive: set[Key]) -> None:
         """Move the time of the processes that ended to the side where it belongs."""
-        alive = {stat.key for stat in members}
-        ended = [stat for key, stat in self._last.items() if key not in alive]
-        by_pid = {stat.pid: key for key, stat in self._last.items()}
-        for stat in ended:
-            own = self._side_before[stat.key]
-            heir = by_pid.get(stat.parent)
-            if heir is not None and self._side_before[heir] == own:
+        by_pid = {member.stat.pid: member for member in self._last.values()}
+        for key, member in self._last.items():
+            heir = by_pid.get(member.stat.parent)
+            if key in alive or (heir is not None and heir.payload == member.payload):
                 continue
-            self._move(own, stat, 1)
+            self._move(member.payload, member.stat, 1)
             if heir is not None:
-                self._move(not own, stat, -1)
-        self._side_before = dict(self._is_payload)
+                self._move(heir.payload, member.stat, -1)
 
     def _move(self, payload: bool, stat: Stat, sign: int) -> None:
-        user, system = self._moved[payload]
-        self._moved[payload] = user + sign * stat.user, system + sign * stat.system
+        self._moved_ticks[payload][0] += sign * stat.user
+        self._moved_ticks[payload][1] += sign * stat.system
+
+    def _looked_at_again(self) -> list[Member]:
+        """Return the members that still live, each read after its parent.
+
+        In this order a child that ends meanwhile is missed until the next scrape. In the other
+        order it would count twice, and a total that never goes down would keep the excess.
+        """
+        now = []
+        for key, member in self._last.items():
+            stat = self._stat(member.stat.pid)
+            if stat is not None and stat.key == key:
+                now.append(Member(stat, member.payload))
+        self._last.update((member.stat.key, member) for member in now)
+        return now
+
+    def _cpu_readings(self, members: list[Member]) -> Readings:
+        ticks = {side: list(moved) for side, moved in self._moved_ticks.items()}
+        for stat, payload in members:
+            ticks[payload][0] += stat.user
+            ticks[payload][1] += stat.system
+        user = self._rising("user", ticks[True][0] / TICKS_PER_SECOND)
+        system = self._rising("system", ticks[True][1] / TICKS_PER_SECOND)
+        return {
+            "job_cpu_seconds_total": user + system,
+            "job_cpu_user_seconds_total": user,
+            "job_cpu_system_seconds_total": system,
+            "job_monitoring_cpu_seconds_total": self._rising(
+                "monitoring", sum(ticks[False]) / TICKS_PER_SECOND
+            ),
+        }
+
+    def _rising(self, name: str, value: float) -> float:
+        self._highest[name] = max(value, self._highest.get(name, 0.0))
+        return self._highest[name]
+
+    def _memory_readings(self, members: list[Member]) -> Readings:
+        used = {True: 0, False: 0}
+        anonymous = 0
+        for stat, payload in members:
+            total, private = self._memory(stat.pid)
+            used[payload] += total
+            anonymous += private if payload else 0
+        return {
+            "job_memory_used_bytes": float(used[True]),
+            "job_memory_anonymous_bytes": float(anonymous),
+            "job_monitoring_memory_used_bytes": float(used[False]),
+        }
+
+    def _memory(self, pid: int) -> tuple[int, int]:
+        """Return the memory of one process and its anonymous part in bytes, 0 when it ended."""
+        text = kernel_text.read(f"{self._proc}/{pid}/statm")
+        if not text:
+            return 0, 0
+        resident = process_text.parse_statm(text)
+        if not 0 < resident[0] <= LARGEST_SHARED_OUT_BYTES:
+            return resident
+        rollup = kernel_text.read(f"{self._proc}/{pid}/smaps_rollup")
+        return process_text.parse_shares(rollup or "") or resident
+
+    def _count_readings(self, payload: list[Stat]) -> Readings:
+        readings: Readings = {
+            "job_processes": float(len(payload)),
+            "job_threads": float(sum(stat.threads for stat in payload)),
+        }
+        status = kernel_text.read(f"{self._proc}/{self._root}/status")
+        cpus = process_text.parse_allowed_cpus(status or "")
+        if cpus is not None:
+            readings["job_cpus"] = float(cpus)
+        return readings

@@ -63,8 +63,9 @@ class Watched(Collector):
         # Collectors keep state between scrapes, and two scrapes may arrive at once.
         with self._locks[name]:
             try:
+                # One by one, to keep what came before a failure.
                 for family in self._collectors[name].collect():
-                    into.append(family)  # noqa: PERF402 - what came before a failure is kept
+                    into.append(family)
             except NoData as nothing:
                 self._say_once(name, logging.INFO, f"no data: {nothing}")
             except ExporterError as problem:

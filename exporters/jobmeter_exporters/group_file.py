@@ -1,0 +1,36 @@
+"""One file of a control group and what its text means: the rows of the tables of v1 and v2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jobmeter_exporters import kernel_text
+from jobmeter_exporters.cgroup_path import UNIFIED
+from jobmeter_exporters.families import Readings
+
+Parse = Callable[[str], Readings]
+"""Takes the text of a file; raises ``UnexpectedText`` when it is not as documented."""
+
+
+class GroupFile(NamedTuple):
+    """One file of a group, the parser of its text, and the controller whose tree it is in."""
+
+    file: str
+    parse: Parse
+    controller: str = UNIFIED
+
+
+def single(family: str, per: float = 1) -> Parse:
+    """Return a parser for a file that holds one number, ``per`` of which make a base unit."""
+    return lambda text: {family: kernel_text.number(text) / per}
+
+
+def keyed(*fields: tuple[str, str, float]) -> Parse:
+    """Return a parser for a flat keyed file; each field is key, family, units per base unit."""
+
+    def parse(text: str) -> Readings:
+        values = kernel_text.keyed_numbers(text)
+        return {family: values[key] / per for key, family, per in fields if key in values}
+
+    return parse

@@ -1,0 +1,89 @@
+"""The text of the files that describe one process, see proc(5)."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from jobmeter_exporters import kernel_text
+from jobmeter_exporters.errors import UnexpectedText
+
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+Key = tuple[int, int]
+"""Process id and start time: together they outlive the reuse of an id."""
+
+
+class Stat(NamedTuple):
+    """What ``/proc/<pid>/stat`` says, times in clock ticks and with those of waited children."""
+
+    pid: int
+    parent: int
+    started: int
+    user: int
+    system: int
+    threads: int
+
+    @property
+    def key(self) -> Key:
+        """Process id and start time."""
+        return self.pid, self.started
+
+
+def parse_stat(text: str) -> Stat:
+    """Return the fields of ``/proc/<pid>/stat`` (proc_pid_stat(5)) that are needed here.
+
+    The command in the second field may hold spaces and brackets; the last bracket ends it.
+
+    Raises:
+        UnexpectedText: The text is no such line.
+    """
+    pid, fields = text.partition(" ")[0], text.rpartition(")")[2].split()
+    try:
+        return Stat(
+            pid=int(pid),
+            parent=int(fields[1]),
+            started=int(fields[19]),
+            user=int(fields[11]) + int(fields[13]),
+            system=int(fields[12]) + int(fields[14]),
+            threads=int(fields[17]),
+        )
+    except (IndexError, ValueError):
+        raise UnexpectedText(f"expected the stat line of a process: {text[:60]!r}") from None
+
+
+def parse_statm(text: str) -> tuple[int, int]:
+    """Return resident and resident anonymous bytes from ``/proc/<pid>/statm``.
+
+    Raises:
+        UnexpectedText: The text is no such line.
+    """
+    try:
+        _, resident, file_backed, *_ = (int(word) for word in text.split())
+    except ValueError:
+        raise UnexpectedText(f"expected the statm line of a process: {text[:60]!r}") from None
+    return resident * PAGE_BYTES, max(resident - file_backed, 0) * PAGE_BYTES
+
+
+def parse_shares(text: str) -> tuple[int, int] | None:
+    """Return the proportional share and its anonymous part in bytes from ``smaps_rollup``.
+
+    None where a field is missing; ``Pss_Anon`` came with Linux 5.4.
+    """
+    fields = {line.partition(":")[0]: line.split() for line in text.splitlines()}
+    try:
+        return int(fields["Pss"][1]) * 1024, int(fields["Pss_Anon"][1]) * 1024
+    except (KeyError, IndexError, ValueError):
+        return None
+
+
+def parse_allowed_cpus(text: str) -> int | None:
+    """Return how many CPUs ``/proc/<pid>/status`` allows the process, None if it does not say.
+
+    Raises:
+        UnexpectedText: The list of CPUs is no list.
+    """
+    for line in text.splitlines():
+        if line.startswith("Cpus_allowed_list:"):
+            return kernel_text.cpu_count(line.partition(":")[2])
+    return None
