@@ -103,7 +103,7 @@ def test_sidecar_step_beside_a_main_step(cluster: Cluster) -> None:
         until squeue -h -j "$SLURM_JOB_ID" -s | grep -q sleep; do sleep 0.1; done
         srun --overlap --mem=0 -N2 -n2 --ntasks-per-node=1 hostname
         kill $main
-        wait $main
+        wait $main || true
         """,
         "-N2",
         "--ntasks-per-node=1",
@@ -148,7 +148,6 @@ def test_temporary_folders_and_ports_are_per_node(cluster: Cluster) -> None:
         srun bash -c '
             hostname >/tmp/name
             hostname >/dev/shm/name
-            cp /tmp/name served-$(hostname)
             exec 3< <(exec timeout 20 /usr/bin/python3 -u -m http.server 9100 --directory /tmp)
             until curl -sf -o /dev/null localhost:9100/name; do sleep 0.1; done
             touch up-$(hostname)
@@ -158,7 +157,7 @@ def test_temporary_folders_and_ports_are_per_node(cluster: Cluster) -> None:
             done >seen-$(hostname)
             touch down-$(hostname)
             until [ -e down-mel0001 -a -e down-mel0002 -a -e down-mel0003 ]; do sleep 0.1; done
-        '
+        ' 2>/dev/null
         cat seen-*
         """,
         "-N3",
@@ -196,18 +195,18 @@ def test_command_that_takes_too_long_is_killed(cluster: Cluster) -> None:
 
 
 def test_one_component_can_be_killed(cluster: Cluster) -> None:
-    sleeper = cluster.popen("sleep", "1234", node="mel0002")
-    wait_for(lambda: "sleep 1234" in cluster.pids("mel0002").values())
-    assert "sleep 1234" not in cluster.pids("mel0001").values()
-    (pid,) = (pid for pid, command in cluster.pids().items() if command == "sleep 1234")
-    os.kill(pid, signal.SIGTERM)
-    assert sleeper.wait(10) == -signal.SIGTERM
+    with cluster.popen("sleep", "1234", node="mel0002") as sleeper:
+        wait_for(lambda: "sleep 1234" in cluster.pids("mel0002").values())
+        assert "sleep 1234" not in cluster.pids("mel0001").values()
+        (pid,) = (pid for pid, command in cluster.pids().items() if command == "sleep 1234")
+        os.kill(pid, signal.SIGTERM)
+        assert sleeper.wait(10) == -signal.SIGTERM
     assert "sleep 1234" not in cluster.pids().values()
 
 
 def test_node_loses_power_and_comes_back(cluster: Cluster) -> None:
     job = submit(cluster, "srun sleep 300", "-N3", "--no-requeue", "--job-name=victim")
-    wait_for(lambda: "sleep 300" in cluster.run("bash", "-c", "ps ax", user="root").stdout)
+    wait_for(lambda: "/usr/bin/sleep 300" in cluster.pids("mel0003").values())
     cluster.power_off("mel0003")
     assert cluster.pids("mel0003") == {}
     with pytest.raises(ClusterError, match="mel0003 is off"):
@@ -260,14 +259,16 @@ def test_second_cluster_beside_the_first_leaves_nothing(cluster: Cluster, tmp_pa
         refused = second.run("touch", "/opt/jobmeter/checkout/new", user="root", check=False)
         assert "Read-only file system" in refused.stderr
         assert "SlurmdTimeout           = 20 sec" in second.run("scontrol", "show", "conf").stdout
-        second.popen("srun", "sleep", "999")
+        quiet = subprocess.DEVNULL
+        step = second.popen("srun", "sleep", "999", stdout=quiet, stderr=quiet)
         wait_for(lambda: list(second.pids().values()).count("/usr/bin/sleep 999") == 1)
         assert not set(second.pids()) & set(cluster.pids())
         assert cluster.run("srun", "-N3", "hostname").returncode == 0
         namespaces = second._namespaces(None)
     finally:
         second.stop()
-    second.stop()
+    second.stop()  # does nothing
+    assert step.wait(10) == -signal.SIGKILL
     assert processes.in_namespaces(namespaces) == {}
     assert leftovers(second.state) == []
     assert links() == links_before
