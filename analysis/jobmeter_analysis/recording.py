@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -143,7 +144,8 @@ class PrometheusFolder:
     What pypdu 0.1.10 does with damaged folders was tried with some 2000 of them: a log that was
     cut anywhere gives what is before the cut, an empty folder gives nothing, everything else is a
     Python exception of some kind and never the end of the process. So a folder that fails as a
-    whole is read again piece by piece, and what is lost is named in ``problems``.
+    whole is read again piece by piece, and what is lost is named in ``problems``. pypdu does not
+    check checksums: single flipped bits inside a chunk are read as they are.
 
     Args:
         path: The folder that holds the blocks and ``wal``.
@@ -171,30 +173,33 @@ class PrometheusFolder:
             )
         wanted = _Wanted(selectors)
         try:
-            pieces = _read(self.path, wanted)
+            pieces = _read(wanted, *self._blocks(), *self._log())
         except _UNREADABLE:
             pieces = self._salvage(wanted)
+        if not pieces:
+            self._problems.append(f"{self.path} holds no sample of any series asked for")
         return [cleaned(dict(labels), parts) for labels, parts in pieces.items()]
+
+    def _blocks(self) -> list[Path]:
+        return sorted(path.parent for path in self.path.glob("*/meta.json"))
+
+    def _log(self) -> list[Path]:
+        return [wal for wal in (self.path / "wal",) if wal.is_dir()]
 
     def _salvage(self, wanted: _Wanted) -> _Pieces:
         """Read block by block, then as much of the log as can be read."""
         found: _Pieces = {}
         read = 0
-        for block in sorted(self.path.iterdir()):
-            if not (block / "index").is_file():
-                continue
+        for block in self._blocks():
             try:
-                _merge(found, _read_alone(block, block.name, wanted))
+                _merge(found, _read(wanted, block))
                 read += 1
             except _UNREADABLE as cause:
                 self._problems.append(f"block {block.name} cannot be read: {cause}")
-        wal = self.path / "wal"
-        if wal.is_dir():
-            try:
-                _merge(found, self._salvage_wal(wal, wanted))
-                read += 1
-            except _UNREADABLE as cause:
-                self._problems.append(f"write-ahead log cannot be read: {cause}")
+        for wal in self._log():
+            part = self._salvage_wal(wal, wanted)
+            _merge(found, part)
+            read += bool(part)
         if read == 0:
             raise RecordingError(
                 f"{self.path}: nothing in this folder can be read ({'; '.join(self._problems)})"
@@ -204,19 +209,19 @@ class PrometheusFolder:
     def _salvage_wal(self, wal: Path, wanted: _Wanted) -> _Pieces:
         """Read the log, or the longest run of its segments and pages that can be read.
 
-        The cut is found by halving: a log that was cut short anywhere is readable.
+        The cut is found by halving: a log that was cut short inside a page is readable.
         """
         try:
-            return _read_alone(wal, "wal", wanted)
+            return _read(wanted, wal)
         except _UNREADABLE as cause:
-            self._problems.append(f"write-ahead log is damaged, its beginning is used: {cause}")
+            self._problems.append(f"write-ahead log is cut or damaged, its beginning is used: {cause}")
         segments = sorted(path for path in wal.iterdir() if path.name.isdigit())
         pages = [
             (segment, page)
             for segment in segments
             for page in range(0, segment.stat().st_size, _PAGE_BYTES)
         ]
-        good, bad = 0, len(pages)
+        good, bad = 0, len(pages) + 1
         best: _Pieces = {}
         while bad - good > 1:
             middle = (good + bad) // 2
@@ -245,34 +250,49 @@ _UNREADABLE = (
 _Pieces = dict[tuple[tuple[str, str], ...], list[tuple[Times, Values]]]
 
 
-def _read(folder: Path, wanted: _Wanted) -> _Pieces:
-    """Read a data folder with pypdu; pieces of one series stay apart."""
+@contextmanager
+def _folder_of(*pieces: Path) -> Iterator[Path]:
+    """Give a data folder that holds links to ``pieces``: blocks, a ``wal``.
+
+    pypdu reads the log only beside a folder ``chunks_head``, whose content it does not need: all
+    of it is in the log too. A copy may lack that folder, or hold a torn one.
+    """
+    with tempfile.TemporaryDirectory(prefix="jobmeter-") as scratch:
+        folder = Path(scratch)
+        (folder / "chunks_head").mkdir()
+        for piece in pieces:
+            (folder / piece.name).symlink_to(piece.resolve())
+        yield folder
+
+
+def _read(wanted: _Wanted, *pieces: Path) -> _Pieces:
+    """Read blocks and a log with pypdu; pieces of one series stay apart."""
     import pypdu  # a binary wheel that not every machine has; a recording can come from elsewhere
 
     found: _Pieces = {}
-    data: Any = pypdu.load(str(folder))
-    for series in data.filter({"__name__": wanted.name_may_match}):
-        labels: dict[str, str] = series.labels
-        if not wanted(labels.get("__name__", ""), labels):
-            continue
-        samples = series.samples.as_array()
-        part = (samples["timestamp"].astype(np.int64), samples["value"].astype(np.float64))
-        if part[0].size:
-            found.setdefault(tuple(sorted(labels.items())), []).append(part)
+    with _folder_of(*pieces) as folder:
+        data: Any = pypdu.load(str(folder))
+        for series in data.filter({"__name__": wanted.name_may_match}):
+            labels: dict[str, str] = series.labels
+            if not wanted(labels.get("__name__", ""), labels):
+                continue
+            samples = series.samples.as_array()
+            part = (samples["timestamp"].astype(np.int64), samples["value"].astype(np.float64))
+            if part[0].size:
+                found.setdefault(tuple(sorted(labels.items())), []).append(part)
     return found
 
 
-def _read_alone(piece: Path, name: str, wanted: _Wanted) -> _Pieces:
-    with tempfile.TemporaryDirectory(prefix="jobmeter-") as scratch:
-        (Path(scratch) / name).symlink_to(piece.resolve())
-        return _read(Path(scratch), wanted)
-
-
 def _read_pages(wal: Path, pages: Iterable[tuple[Path, int]], wanted: _Wanted) -> _Pieces:
-    """Read a log that ends after the last of ``pages``."""
+    """Read a log that ends with the last of ``pages``, one byte short.
+
+    One byte, because pypdu takes a log that ends between two pages of one record for damaged, and
+    one that ends inside a page for cut short.
+    """
     ends: dict[Path, int] = {}
     for segment, page in pages:
         ends[segment] = page + _PAGE_BYTES
+    ends[segment] -= 1
     with tempfile.TemporaryDirectory(prefix="jobmeter-") as scratch:
         copy = Path(scratch) / "wal"
         copy.mkdir()
@@ -280,15 +300,9 @@ def _read_pages(wal: Path, pages: Iterable[tuple[Path, int]], wanted: _Wanted) -
             (copy / checkpoint.name).symlink_to(checkpoint.resolve())
         for segment, end in ends.items():
             (copy / segment.name).write_bytes(segment.read_bytes()[:end])
-        return _read(Path(scratch), wanted)
+        return _read(wanted, copy)
 
 
 def _merge(into: _Pieces, more: _Pieces) -> None:
     for labels, parts in more.items():
         into.setdefault(labels, []).extend(parts)
-
-
-def each_name(series: Iterable[Series]) -> Iterator[str]:
-    """Yield the metric name of every series."""
-    for one in series:
-        yield one.name

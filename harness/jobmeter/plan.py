@@ -6,6 +6,7 @@ testing and submitting all see the same thing.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,10 @@ ANALYSIS_LIMIT_S = 120
 RESTARTS = 3
 PROMETHEUS_THREADS = 2
 PROMETHEUS_MEMORY = "1GiB"
-BOOT_INTERVAL_S = 1.0
+PROMETHEUS_DISCOVERY_S = 10
+"""Prometheus hands new targets to its scrapers at two ticks of 5 s each, whatever the interval."""
+
+LONGEST_SCRAPE_S = 10.0
 
 NODE_EXPORTER_OPTIONS = (
     # The cost of a scrape is mostly sysfs reads and series: only what a KPI is computed from.
@@ -164,6 +168,21 @@ class Plan:
     def checkpoint_interval_ms(self) -> int:
         """``checkpoint_interval_s`` in milliseconds."""
         return round(self.checkpoint_interval_s * 1000)
+
+    @property
+    def interval_ms(self) -> int:
+        """``interval_s`` in milliseconds."""
+        return round(self.interval_s * 1000)
+
+    @property
+    def scrape_timeout_ms(self) -> int:
+        """How long one scrape may take: Prometheus refuses more than the interval."""
+        return round(min(self.interval_s, LONGEST_SCRAPE_S) * 1000)
+
+    @property
+    def bridge_fetches(self) -> int:
+        """How often the job fetches by itself, at most, before Prometheus has its targets."""
+        return math.ceil((PROMETHEUS_DISCOVERY_S + self.interval_s) / self.interval_s)
 
     @property
     def targets(self) -> tuple[PlannedTarget, ...]:

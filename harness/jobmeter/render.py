@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from jobmeter.plan import BOOT_INTERVAL_S, Plan
+from jobmeter.plan import Plan
 from jobmeter.templating import render
 
 _SCRIPTS = {
@@ -24,16 +24,10 @@ def render_files(plan: Plan) -> Mapping[str, str]:
         RenderError: a template asks for something the plan does not have.
     """
     files = {path: render("sbatch", name, {"plan": plan}) for path, name in _SCRIPTS.items()}
-    boot_s = min(BOOT_INTERVAL_S, plan.interval_s)
-    files["prometheus/prometheus.yml"] = _prometheus(plan, plan.interval_s)
-    files["prometheus/prometheus.boot.yml"] = _prometheus(plan, boot_s)
+    files["prometheus/prometheus.yml"] = render(
+        "prometheus_templates", "prometheus.yml.j2", {"plan": plan}
+    )
     return files
-
-
-def _prometheus(plan: Plan, interval_s: float) -> str:
-    interval_ms = round(interval_s * 1000)
-    values = {"plan": plan, "interval_ms": interval_ms, "timeout_ms": min(interval_ms, 10_000)}
-    return render("prometheus_templates", "prometheus.yml.j2", values)
 
 
 def render_web_config(username: str, bcrypt_hash: str) -> str:

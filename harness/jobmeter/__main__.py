@@ -1,0 +1,5 @@
+"""``python -m jobmeter``."""
+
+from jobmeter.cli import main
+
+main()

@@ -1,0 +1,315 @@
+"""The command line: arguments in, other people's functions called, words and exit codes out.
+
+Nothing below this module prints or exits. Heavy imports happen inside the commands, so that
+``jobmeter --help`` is instant.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn, Optional
+
+import typer
+
+from jobmeter import __version__
+from jobmeter.errors import InvalidRecordingError, JobmeterError, RunFolderError, SpecError
+from jobmeter.paths import AttemptPaths, RunPaths
+
+if TYPE_CHECKING:
+    from jobmeter.launch import Prepared
+    from jobmeter.window import Window
+    from jobmeter_analysis import Analysis
+
+app = typer.Typer(
+    help="The meter for batch jobs: one job file in, a monitored job, a table of KPIs out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
+)
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB_FILE", help="The job file, YAML.")]
+Site = Annotated[
+    str, typer.Option("--site", help="Site profile: a shipped name, or the path of a .yaml file.")
+]
+Runs = Annotated[
+    Path, typer.Option("--runs", help="Folder in which the run directory is made.")
+]
+
+
+class Format(str, enum.Enum):
+    """What ``analyze`` prints."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+    PARQUET = "parquet"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"jobmeter {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("run")
+def run_command(
+    job_file: JobFile,
+    site: Site = "local",
+    runs: Runs = Path("runs"),
+    all_columns: Annotated[bool, typer.Option("--all", help="Show every column.")] = False,
+) -> None:
+    """Run a job here, in the foreground, and print its KPI table.
+
+    The exit code is the payload's, or 3 when monitoring is required and did not work.
+    """
+    from jobmeter import launch
+
+    prepared = launch.prepare(job_file, site, runs)
+    if prepared.site.launcher != "bash":
+        raise SpecError(f"--site {site}: its jobs go through Slurm; use 'jobmeter submit'")
+    launch.check_programs(site, prepared.site)
+    paths = launch.create_run(prepared)
+    _say(f"run {paths.run}")
+    code = launch.run_locally(paths)
+    for attempt in paths.all_attempts():
+        _show(_analyzed(paths, attempt), all_columns)
+    _say(f"run {paths.run}")
+    raise typer.Exit(code)
+
+
+@app.command("submit")
+def submit_command(
+    job_file: JobFile,
+    site: Site,
+    runs: Runs = Path("runs"),
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Follow the job to its end and print its KPI table.")
+    ] = False,
+    all_columns: Annotated[bool, typer.Option("--all", help="Show every column.")] = False,
+) -> None:
+    """Submit a job to Slurm; prints the run directory and the job id.
+
+    With --wait the exit code is the job's.
+    """
+    from jobmeter import launch, slurm
+
+    prepared = launch.prepare(job_file, site, runs)
+    if prepared.site.launcher != "slurm":
+        raise SpecError(f"--site {site}: it has no batch system; use 'jobmeter run'")
+    paths = launch.create_run(prepared)
+    job_id = launch.submit(paths)
+    typer.echo(f"run {paths.run}")
+    typer.echo(f"job {job_id}")
+    if not wait:
+        return
+    for state in slurm.follow(job_id):
+        _say(f"job {job_id} {state}")
+    code = 1
+    for attempt in _attempts_of(paths):
+        accounting = launch.refresh_accounting(attempt, settle=True)
+        if accounting is not None and accounting.exit_code is not None:
+            code = accounting.exit_code
+            if code == 0 and accounting.state != "COMPLETED":
+                code = 1
+        _show(_analyzed(paths, attempt), all_columns)
+    raise typer.Exit(code)
+
+
+@app.command("render")
+def render_command(
+    job_file: JobFile,
+    site: Site = "local",
+    runs: Runs = Path("runs"),
+    out: Annotated[
+        Optional[Path],
+        typer.Option("--out", help="Write every rendered file below this new folder instead."),
+    ] = None,
+) -> None:
+    """Print the script that would be submitted; writes and submits nothing."""
+    from jobmeter import launch
+    from jobmeter.render import render_files
+
+    files = render_files(launch.prepare(job_file, site, runs).plan)
+    if out is None:
+        typer.echo(files["job.sbatch"], nl=False)
+        return
+    out.mkdir(parents=True)
+    for name, text in files.items():
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text(text, encoding="utf-8")
+    typer.echo(f"{len(files)} files in {out}")
+
+
+@app.command("analyze")
+def analyze_command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run or attempt folder.")],
+    phase: Annotated[
+        Optional[list[str]], typer.Option("--phase", help="Only this phase; may be repeated.")
+    ] = None,
+    start: Annotated[
+        Optional[str], typer.Option(help="Start of one window: epoch seconds or ISO 8601 with zone.")
+    ] = None,
+    end: Annotated[Optional[str], typer.Option(help="End of that window.")] = None,
+    output_format: Annotated[Format, typer.Option("--format", help="What to print.")] = Format.TABLE,
+    out: Annotated[
+        Optional[Path],
+        typer.Option("--out", help="Write the report here instead of into the run directory."),
+    ] = None,
+    all_columns: Annotated[bool, typer.Option("--all", help="Show every column.")] = False,
+) -> None:
+    """Compute the KPI table of a run, write it, and print it.
+
+    Exits with 3 when the job file required a valid recording and it is not.
+    """
+    from jobmeter.launch import refresh_accounting
+
+    paths, attempts = _find(run)
+    window = _window(start, end)
+    valid = True
+    for attempt in attempts:
+        refresh_accounting(attempt)
+        analysis = _analyzed(paths, attempt, phase, window, out, write=window is None)
+        if output_format is Format.TABLE:
+            _show(analysis, all_columns)
+        else:
+            _print_as(analysis, output_format)
+        valid = valid and analysis.valid
+    if not valid:
+        raise InvalidRecordingError(
+            f"{run}: the recording is not valid and was required to be; see MANIFEST.json"
+        )
+
+
+@app.command(
+    "exporter",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def exporter_command(context: typer.Context) -> None:
+    """Serve our own exporters; 'jobmeter exporter --help' lists them."""
+    from jobmeter_exporters.__main__ import main as serve
+
+    raise typer.Exit(serve(context.args))
+
+
+def _say(text: str) -> None:
+    """Tell a person; machines read standard output."""
+    typer.echo(f"jobmeter: {text}", err=True)
+
+
+def _attempts_of(paths: RunPaths) -> tuple[AttemptPaths, ...]:
+    attempts = paths.all_attempts()
+    if not attempts:
+        raise RunFolderError(
+            f"{paths.run}: the job has not started, so there is nothing to analyse; "
+            f"what it printed is in {paths.job_output}"
+        )
+    return attempts
+
+
+def _find(folder: Path) -> tuple[RunPaths, tuple[AttemptPaths, ...]]:
+    """Return the run and the attempts that ``folder`` means."""
+    folder = folder.absolute()
+    if not folder.is_dir():
+        raise RunFolderError(f"{folder}: no such folder; give one that 'jobmeter run' printed")
+    if folder.parent.name == "attempts":
+        return RunPaths(folder.parent.parent), (AttemptPaths(folder),)
+    paths = RunPaths(folder)
+    from jobmeter.manifest import read_manifest
+
+    read_manifest(paths.manifest)  # first: a folder that is no run says so
+    return paths, _attempts_of(paths)
+
+
+def _analyzed(
+    paths: RunPaths,
+    attempt: AttemptPaths,
+    phases: list[str] | None = None,
+    window: Window | None = None,
+    out: Path | None = None,
+    *,
+    write: bool = True,
+) -> Analysis:
+    from jobmeter_analysis import analyze_attempt, write_report
+
+    analysis = analyze_attempt(paths, attempt, phases=phases, window=window)
+    if write or out is not None:
+        write_report(analysis, out or attempt.report)
+    return analysis
+
+
+def _show(analysis: Analysis, all_columns: bool) -> None:
+    from jobmeter_analysis.display import print_analysis
+
+    print_analysis(analysis, sys.stdout, all_columns=all_columns)
+
+
+def _print_as(analysis: Analysis, output_format: Format) -> None:
+    from jobmeter_analysis.report import as_bytes
+
+    sys.stdout.flush()
+    sys.stdout.buffer.write(as_bytes(analysis, output_format.value))
+
+
+def _window(start: str | None, end: str | None) -> Window | None:
+    if start is None and end is None:
+        return None
+    if start is None or end is None:
+        raise SpecError("--start and --end belong together; give both")
+    from jobmeter.window import Window
+
+    try:
+        return Window(_time_ms(start, "--start"), _time_ms(end, "--end"))
+    except ValueError as cause:
+        raise SpecError(f"--start {start} --end {end}: {cause}") from cause
+
+
+def _time_ms(text: str, option: str) -> int:
+    from datetime import datetime
+
+    try:
+        return round(float(text) * 1000)
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError as cause:
+        raise SpecError(
+            f"{option}: {text!r} is no time; write epoch seconds, or 2026-01-31T12:00:00+01:00"
+        ) from cause
+    if moment.tzinfo is None:
+        raise SpecError(f"{option}: {text!r} has no time zone; append +00:00 or Z")
+    return round(moment.timestamp() * 1000)
+
+
+def main() -> NoReturn:
+    """Run the command line; every error of ours becomes one line and an exit code."""
+    try:
+        app()
+    except JobmeterError as error:
+        _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; nothing more can be written, not even by exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:
+        _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 1)
+    sys.exit(0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    _say(" ".join(message.split()))
+    sys.exit(code)

@@ -1,0 +1,159 @@
+"""The command as a real process."""
+
+import argparse
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import jobmeter_exporters
+from jobmeter_exporters.__main__ import address, main, parse
+
+DEADLINE_S = 20.0
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(jobmeter_exporters.__file__).parents[1])}
+
+
+def start(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "jobmeter_exporters", *arguments],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(*arguments):
+    process = start(*arguments)
+    out, err = process.communicate(timeout=DEADLINE_S)
+    return process.returncode, out, err
+
+
+def port_of(path, process):
+    deadline = time.monotonic() + DEADLINE_S
+    while not path.exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+    return int(path.read_text())
+
+
+@pytest.fixture
+def port_file(tmp_path):
+    return tmp_path / "port"
+
+
+def get(port):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_S)
+    connection.request("GET", "/metrics")
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    connection.close()
+    return answer.status, text
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_serves_until_a_signal(port_file, stop):
+    process = start("cgroup", "--run-id", "r 1", "--port-file", str(port_file))
+    port = port_of(port_file, process)
+    status, text = get(port)
+    assert status == 200
+    assert 'jobmeter_run_info{run_id="r 1"} 1.0' in text
+    assert 'jobmeter_collector_success{collector="cgroup"} 1.0' in text
+    with socket.create_connection(("127.0.0.1", port)):  # half open, must not hold up the end
+        process.send_signal(stop)
+        out, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0
+    assert out == ""
+    assert "Traceback" not in err
+    assert "GET" not in err
+
+
+def test_job_pid_and_excluded_pid(port_file):
+    pid = str(os.getpid())
+    arguments = ("--run-id", "r1", "--port-file", str(port_file), "--job-pid", pid)
+    process = start("cgroup", "cgroup", *arguments, "--exclude-pid", "1", "--exclude-pid", "2")
+    _, text = get(port_of(port_file, process))
+    process.terminate()
+    process.communicate(timeout=DEADLINE_S)
+    assert "job_cpu_seconds_total " in text
+
+
+def test_port_in_use_is_98_and_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        code, out, err = run("cgroup", "--run-id", "r1", "--listen", where)
+    assert code == 98
+    assert (out, err) == ("", f"jobmeter exporter: {where} is in use; try another port\n")
+
+
+def test_no_password_beyond_loopback_is_1_and_one_line():
+    code, _, err = run("cgroup", "--run-id", "r1", "--listen", "0.0.0.0:0")
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "give --password-file" in err
+
+
+def test_unknown_exporter_names_the_known_ones(capsys):
+    assert main(["cgroup", "nvidea", "--run-id", "r1"]) == 2
+    assert "no exporter 'nvidea'; there is cgroup" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["cgroup"],
+        ["cgroup", "--run-id", "r1", "--job-pid", "0"],
+        ["cgroup", "--run-id", "r1", "--listen", "localhost"],
+    ],
+)
+def test_wrong_usage_is_2(arguments, capsys):
+    assert main(arguments) == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_help_is_0(capsys):
+    assert main(["--help"]) == 0
+    assert "--password-file" in capsys.readouterr().out
+
+
+def test_signals_are_as_before_after_the_end(capsys):
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    main(["--help"])
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+
+
+def test_settings_from_the_command_line(tmp_path):
+    names, settings = parse(
+        ["cgroup", "--run-id", "r1", "--listen", "[::1]:9400", "--username", "u"]
+        + ["--password-file", "/p", "--exclude-pid", "7", "--exclude-pid", "8", "--job-pid", "6"]
+    )
+    assert names == ("cgroup",)
+    assert (settings.host, settings.port, settings.username) == ("::1", 9400, "u")
+    assert (settings.password_file, settings.port_file) == (Path("/p"), None)
+    assert (settings.job_pid, settings.exclude_pids) == (6, (7, 8))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "9400", "host", "host:", "host:x", "host:65536", "::1:9400", "h:-1", "h:²"]
+)
+def test_no_address(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="is not HOST:PORT"):
+        address(text)
+
+
+def test_start_imports_no_heavy_module():
+    code = (
+        "import sys, jobmeter_exporters.__main__ as m; "
+        "print([n for n in ('numpy', 'pandas', 'pydantic', 'httpx', 'jobmeter') if n in sys.modules])"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True
+    )
+    assert out.stdout == "[]\n"
