@@ -36,7 +36,7 @@ LONGEST_CONNECTION_S = 10.0
 MOST_CONNECTIONS = 32
 """More at once are closed unread; one Prometheus and a few curious users need far fewer."""
 
-CHECK_INTERVAL_S = 1.0
+CHECK_INTERVAL_S = 0.25
 """How often old connections are looked for, and how long a stop may wait to be noticed."""
 
 
@@ -291,5 +291,5 @@ def _resolve(settings: Settings) -> tuple[socket.AddressFamily, tuple[str, int]]
 def _encoder(accept: str) -> tuple[Callable[[CollectorRegistry], bytes], str]:
     try:
         return choose_encoder(accept)
-    except ValueError:  # a version that is no version
+    except (TypeError, ValueError):  # a version that is no version
         return choose_encoder("")

@@ -145,7 +145,7 @@ def test_processes_of_no_group():
 
 def test_a_group_without_groups_is_not_listed(tmp_path, monkeypatch):
     (tmp_path / "leaf").mkdir()
-    if os.stat(tmp_path / "leaf").st_nlink != 2:
+    if (tmp_path / "leaf").stat().st_nlink != 2:
         pytest.skip("this file system does not count folders in the links of a folder")
     monkeypatch.setattr(os, "scandir", lambda path: pytest.fail(f"listed {path}"))
     assert subgroups(str(tmp_path / "leaf")) == [str(tmp_path / "leaf")]

@@ -129,11 +129,10 @@ def test_signals_are_as_before_after_the_end(capsys):
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
-def test_settings_from_the_command_line(tmp_path):
-    names, settings = parse(
-        ["cgroup", "--run-id", "r1", "--listen", "[::1]:9400", "--username", "u"]
-        + ["--password-file", "/p", "--exclude-pid", "7", "--exclude-pid", "8", "--job-pid", "6"]
-    )
+def test_settings_from_the_command_line():
+    listen = ("--listen", "[::1]:9400", "--username", "u", "--password-file", "/p")
+    pids = ("--exclude-pid", "7", "--exclude-pid", "8", "--job-pid", "6")
+    names, settings = parse(["cgroup", "--run-id", "r1", *listen, *pids])
     assert names == ("cgroup",)
     assert (settings.host, settings.port, settings.username) == ("::1", 9400, "u")
     assert (settings.password_file, settings.port_file) == (Path("/p"), None)
@@ -149,10 +148,8 @@ def test_no_address(text):
 
 
 def test_start_imports_no_heavy_module():
-    code = (
-        "import sys, jobmeter_exporters.__main__ as m; "
-        "print([n for n in ('numpy', 'pandas', 'pydantic', 'httpx', 'jobmeter') if n in sys.modules])"
-    )
+    heavy = {"numpy", "pandas", "pydantic", "httpx", "jobmeter", "asyncio"}
+    code = f"import sys, jobmeter_exporters.__main__; print(sorted({heavy} & set(sys.modules)))"
     out = subprocess.run(
         [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True
     )
