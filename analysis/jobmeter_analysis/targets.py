@@ -1,0 +1,362 @@
+"""Everything known of one metrics endpoint: its recorded series and its edges, joined.
+
+A recorded series and a sample of an edge are the same thing when metric name and labels agree,
+``instance``, ``job`` and ``run_id`` left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from jobmeter.edges import EdgeFetch, read_fetches
+from jobmeter.paths import AttemptPaths, Side
+from jobmeter.window import Window
+
+from jobmeter_analysis.exposition import Exposition, completed, read_exposition
+from jobmeter_analysis.recording import Series, Times, Values
+
+Kind = Literal["stack", "payload"]
+Labels = frozenset[tuple[str, str]]
+
+GAP_INTERVALS = 2.5
+"""Samples further apart than this many intervals have a gap between them."""
+STAMP_SHIFT_MS = 2
+"""Prometheus moves a time stamp by up to this much so that they compress well (scrape/scrape.go)."""
+PROMETHEUS = "prometheus"
+_UNSTORED = frozenset({"__name__", "instance", "job", "run_id"})
+
+
+@dataclass(frozen=True, order=True)
+class TargetName:
+    """Which endpoint: printed as ``service@node``."""
+
+    service: str
+    node: str
+
+    def __str__(self) -> str:
+        return f"{self.service}@{self.node}"
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """One fetch of one target at one end of a phase.
+
+    Args:
+        phase: Name of the phase.
+        side: Which end of it.
+        before_ms: When the fetch began.
+        after_ms: When it was complete.
+        usable: Whether there is an exposition.
+        whole: Whether the exposition is complete, so that what is not in it was not there.
+    """
+
+    phase: str
+    side: Side
+    before_ms: int
+    after_ms: int
+    usable: bool
+    whole: bool
+
+
+@dataclass(frozen=True)
+class Track:
+    """One label set of one metric of one target: recorded samples, and values at boundaries.
+
+    Args:
+        labels: Without ``node`` and ``service``.
+        times_ms: Shape (n,).
+        values: Shape (n,).
+        ends_ms: Where the series was marked as ended.
+        edges: Value by index into the target's ``boundaries``.
+    """
+
+    labels: Labels
+    times_ms: Times
+    values: Values
+    ends_ms: Times
+    edges: Mapping[int, float]
+
+    def label(self, name: str) -> str:
+        """Return one label, empty when it is not there."""
+        return dict(self.labels).get(name, "")
+
+
+@dataclass(frozen=True)
+class Scrapes:
+    """What Prometheus says of its own attempts to read a target.
+
+    Args:
+        times_ms: Shape (n,): start of each scrape.
+        done_ms: Shape (n,): its end.
+        up: Shape (n,): whether it succeeded.
+    """
+
+    times_ms: Times
+    done_ms: Times
+    up: npt.NDArray[np.bool_]
+
+
+NO_TIMES: Times = np.empty(0, np.int64)
+NO_SCRAPES = Scrapes(NO_TIMES, NO_TIMES, np.empty(0, np.bool_))
+
+
+@dataclass(frozen=True)
+class Target:
+    """One endpoint with everything that is known of it.
+
+    Args:
+        name: Service and node.
+        kind: ``stack`` or ``payload``.
+        interval_ms: Between two scrapes.
+        scrapes: Prometheus's own record.
+        boundaries: Fetches at the ends of phases.
+        tracks: By metric name.
+        counters: Metric names that an exposition declares to be counters.
+        run_id: Of the run this should belong to.
+        job_start_ms: When the job began, if its cgroups began with it; else None.
+    """
+
+    name: TargetName
+    kind: Kind
+    interval_ms: float
+    run_id: str
+    scrapes: Scrapes = NO_SCRAPES
+    boundaries: tuple[Boundary, ...] = ()
+    tracks: Mapping[str, tuple[Track, ...]] = field(default_factory=dict)
+    counters: frozenset[str] = frozenset()
+    job_start_ms: int | None = None
+
+    @property
+    def max_gap_ms(self) -> float:
+        """How far apart two samples may be."""
+        return GAP_INTERVALS * self.interval_ms
+
+    @property
+    def ever_up(self) -> bool:
+        """Whether it answered at all, to Prometheus or at a boundary."""
+        return bool(self.scrapes.up.any()) or any(one.usable for one in self.boundaries)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether something that is not of this run answered in its place."""
+        if self.kind != "stack" or self.name.service == PROMETHEUS or not self.ever_up:
+            return False
+        owners = {track.label("exported_run_id") for track in self.tracks.get(RUN_INFO, ())}
+        return owners != {self.run_id}
+
+    def boundary(self, phase: str, side: Side) -> int | None:
+        """Return the index of one boundary; None when the target was not asked there."""
+        for index, one in enumerate(self.boundaries):
+            if (one.phase, one.side) == (phase, side):
+                return index
+        return None
+
+    def done_ms(self, times_ms: Times) -> Times:
+        """Return when the scrapes that began at ``times_ms`` were complete, as far as known."""
+        if not self.scrapes.times_ms.size:
+            return times_ms
+        at = np.searchsorted(self.scrapes.times_ms, times_ms)
+        at = np.minimum(at, self.scrapes.times_ms.size - 1)
+        same = self.scrapes.times_ms[at] == times_ms
+        return np.where(same, self.scrapes.done_ms[at], times_ms)
+
+    def answered_ms(self) -> Times:
+        """Return every moment at which it answered: scrapes that succeeded, usable boundaries."""
+        edges = [one.after_ms for one in self.boundaries if one.usable]
+        recorded = self.scrapes.times_ms[self.scrapes.up]
+        return np.unique(np.concatenate([recorded, np.array(edges, np.int64)]))
+
+    def silent_ms(self) -> Times:
+        """Return every moment at which it did not answer when asked."""
+        edges = [one.before_ms for one in self.boundaries if not one.usable]
+        recorded = self.scrapes.times_ms[~self.scrapes.up]
+        return np.unique(np.concatenate([recorded, np.array(edges, np.int64)]))
+
+    def answers(self, window: Window, phase: str) -> Times:
+        """Return when it answered in ``window``; the phase's own edges stand at its ends."""
+        times = self.answered_ms()
+        inside = times[(times >= window.start_ms) & (times <= window.end_ms)]
+        ends = {"start": window.start_ms, "end": window.end_ms}
+        own = [ends[b.side] for b in self.boundaries if b.phase == phase and b.usable]
+        return np.unique(np.concatenate([inside, np.array(own, np.int64)]))
+
+    def coverage(self, window: Window, phase: str) -> float:
+        """Return the share of ``window`` between answers that are near enough, 0 to 1.
+
+        One interval at each end counts as covered: nobody promised a sample earlier.
+        """
+        times = self.answers(window, phase).astype(float)
+        if not times.size:
+            return 0.0
+        steps = np.diff(times)
+        covered = float(steps[steps <= self.max_gap_ms].sum())
+        ends = (times[0] - window.start_ms, window.end_ms - times[-1])
+        covered += sum(end for end in ends if end <= self.interval_ms + STAMP_SHIFT_MS)
+        return min(1.0, covered / (window.end_ms - window.start_ms))
+
+    def lost(self, window: Window, phase: str) -> bool:
+        """Whether it answered in or before ``window``, and no longer at its end."""
+        answered, silent = self.answered_ms(), self.silent_ms()
+        before_end = answered[answered <= window.end_ms]
+        if not before_end.size or self.boundary_usable(phase, "end"):
+            return False
+        if (answered >= window.end_ms).any():
+            return False
+        if window.end_ms - before_end[-1] > self.max_gap_ms:
+            return True
+        return bool((silent > before_end[-1]).any())
+
+    def boundary_usable(self, phase: str, side: Side) -> bool:
+        """Whether there is an exposition of one end of ``phase``."""
+        index = self.boundary(phase, side)
+        return index is not None and self.boundaries[index].usable
+
+
+RUN_INFO = "jobmeter_run_info"
+_ABOUT_SCRAPES = ("up", "scrape_duration_seconds")
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One fetch with what it brought."""
+
+    boundary: Boundary
+    exposition: Exposition | None
+
+
+def read_edges(
+    attempt: AttemptPaths, phases: Sequence[str], wanted: Callable[[str], bool]
+) -> tuple[dict[TargetName, list[Edge]], list[str]]:
+    """Return the fetches of all boundaries by target, and what could not be read, in words."""
+    edges: dict[TargetName, list[Edge]] = {}
+    problems: list[str] = []
+    sides: tuple[Side, Side] = ("start", "end")
+    for phase in phases:
+        for side in sides:
+            for fetch in read_fetches(attempt.edge(phase, side)):
+                exposition = _exposition_of(fetch, wanted, problems)
+                boundary = Boundary(
+                    phase,
+                    side,
+                    fetch.before_ms,
+                    fetch.after_ms,
+                    usable=exposition is not None,
+                    whole=exposition is not None and not exposition.torn,
+                )
+                name = TargetName(fetch.service, fetch.node)
+                edges.setdefault(name, []).append(Edge(boundary, exposition))
+    return edges, problems
+
+
+def _exposition_of(
+    fetch: EdgeFetch, wanted: Callable[[str], bool], problems: list[str]
+) -> Exposition | None:
+    if not fetch.usable:
+        return None
+    try:
+        exposition = read_exposition(fetch.path, wanted)
+    except OSError as cause:
+        problems.append(f"edge {fetch.path.parent.name}/{fetch.path.name}: {cause.strerror}")
+        return None
+    if exposition.torn:
+        problems.append(f"edge {fetch.path.parent.name}/{fetch.path.name} is cut or damaged")
+    return exposition
+
+
+class TargetBuilder:
+    """Collects what belongs to one target: recorded series first, then edges."""
+
+    def __init__(self, name: TargetName, kind: Kind, interval_ms: float, run_id: str) -> None:
+        self._blank = Target(name, kind, interval_ms, run_id)
+        self._series: dict[str, dict[Labels, list[Series]]] = {}
+        self._edges: list[Edge] = []
+
+    def add_series(self, series: Series) -> None:
+        """Add a recorded series; those that differ in ``instance`` only become one."""
+        stored = ("node", "service")
+        labels = _labels({k: v for k, v in series.labels.items() if k not in stored}, series.name)
+        self._series.setdefault(series.name, {}).setdefault(labels, []).append(series)
+
+    def add_edges(self, edges: Sequence[Edge]) -> None:
+        """Add the fetches of this target, in order of time."""
+        self._edges.extend(sorted(edges, key=lambda edge: edge.boundary.before_ms))
+
+    def build(self, job_start_ms: int | None) -> Target:
+        """Return the target."""
+        name = self._blank.name
+        values: dict[str, dict[Labels, dict[int, float]]] = {}
+        counters: set[str] = set()
+        for index, edge in enumerate(self._edges):
+            for sample in edge.exposition.samples if edge.exposition else ():
+                labels = completed(sample.labels, name.node, name.service)
+                del labels["node"], labels["service"]
+                of_metric = values.setdefault(sample.name, {})
+                of_metric.setdefault(_labels(labels, sample.name), {})[index] = sample.value
+                if edge.exposition and edge.exposition.is_counter(sample.name):
+                    counters.add(sample.name)
+        metrics = (self._series.keys() | values.keys()) - set(_ABOUT_SCRAPES)
+        return Target(
+            name,
+            self._blank.kind,
+            self._blank.interval_ms,
+            self._blank.run_id,
+            self._scrapes(),
+            tuple(edge.boundary for edge in self._edges),
+            {metric: self._tracks(metric, values.get(metric, {})) for metric in sorted(metrics)},
+            frozenset(counters),
+            job_start_ms,
+        )
+
+    def _tracks(self, metric: str, values: dict[Labels, dict[int, float]]) -> tuple[Track, ...]:
+        recorded = self._series.get(metric, {})
+        return tuple(
+            _track(labels, recorded.get(labels, []), values.get(labels, {}))
+            for labels in sorted(recorded.keys() | values.keys(), key=sorted)
+        )
+
+    def _scrapes(self) -> Scrapes:
+        up = self._one("up")
+        if up is None:
+            return NO_SCRAPES
+        done = up.times_ms
+        duration = self._one("scrape_duration_seconds")
+        if duration is not None:
+            _, here, there = np.intersect1d(up.times_ms, duration.times_ms, return_indices=True)
+            took = np.ceil(duration.values[there] * 1000).astype(np.int64) + STAMP_SHIFT_MS
+            done = up.times_ms.copy()
+            done[here] += took
+        return Scrapes(up.times_ms, done, up.values == 1)
+
+    def _one(self, metric: str) -> Track | None:
+        pieces = [piece for of_labels in self._series.get(metric, {}).values() for piece in of_labels]
+        return _track(frozenset(), pieces, {}) if pieces else None
+
+
+def _labels(labels: Mapping[str, str], name: str) -> Labels:
+    """Return the labels that say what was measured; ``le`` as the number it is (1 is 1.0)."""
+    kept = {key: value for key, value in labels.items() if key not in _UNSTORED}
+    if "le" in kept and name.endswith("_bucket"):
+        try:
+            kept["le"] = repr(float(kept["le"]))
+        except ValueError:
+            del kept["le"]
+    return frozenset(kept.items())
+
+
+def _track(labels: Labels, pieces: Sequence[Series], edges: Mapping[int, float]) -> Track:
+    if not pieces:
+        return Track(labels, NO_TIMES, np.empty(0), NO_TIMES, edges)
+    if len(pieces) == 1:
+        one = pieces[0]
+        return Track(labels, one.times_ms, one.values, one.stale_ms, edges)
+    times, first = np.unique(
+        np.concatenate([piece.times_ms for piece in pieces]), return_index=True
+    )
+    values = np.concatenate([piece.values for piece in pieces])[first]
+    return Track(
+        labels, times, values, np.unique(np.concatenate([p.stale_ms for p in pieces])), edges
+    )
