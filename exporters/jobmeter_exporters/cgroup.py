@@ -86,27 +86,29 @@ class JobUse(Collector):
         else:
             _read_files(groups.job, cgroup_v1.JOB, readings, problems)
             _read_files(own, cgroup_v1.MONITORING, readings, problems)
-            merge(readings, self._oom_kills_v1(groups.job.get("memory")))
-        processes = cgroup_path.count_processes(
-            cgroup_path.subgroups(next(iter(groups.job.values())))
-        )
+        # Any v1 tree knows the processes; that of memory knows more.
+        below = cgroup_path.subgroups(groups.job.get("memory") or next(iter(groups.job.values())))
+        processes = cgroup_path.count_processes(below)
         if processes is not None:
             readings["job_processes"] = processes
+        if "memory" in groups.job:
+            merge(readings, self._oom_kills_v1(below))
         return readings
 
-    def _oom_kills_v1(self, job: str | None) -> Readings:
+    def _oom_kills_v1(self, groups: list[str]) -> Readings:
         """Sum the kills over the groups of the job, each of which counts its own alone.
 
-        The last count of a group that is gone is kept, so the total never goes down.
+        The last count of a group that is gone is kept, so the total never goes down. A group often
+        goes with the process that was killed, before anyone has read its count: the total is a
+        lower bound, and none seen is no reason to claim zero.
         """
-        for group in cgroup_path.subgroups(job) if job else []:
+        for group in groups:
             text = kernel_text.read(f"{group}/memory.oom_control")
             kills = None if text is None else cgroup_v1.parse_oom_kills(text)
             if kills is not None:
                 self._oom_kills[group] = kills
-        if not self._oom_kills:
-            return {}
-        return {"job_memory_oom_kills_total": float(sum(self._oom_kills.values()))}
+        total = sum(self._oom_kills.values())
+        return {"job_memory_oom_kills_total": float(total)} if total else {}
 
 
 def _read_files(

@@ -10,7 +10,7 @@ import enum
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, Optional
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -19,7 +19,6 @@ from jobmeter.errors import InvalidRecordingError, JobmeterError, RunFolderError
 from jobmeter.paths import AttemptPaths, RunPaths
 
 if TYPE_CHECKING:
-    from jobmeter.launch import Prepared
     from jobmeter.window import Window
     from jobmeter_analysis import Analysis
 
@@ -35,9 +34,7 @@ JobFile = Annotated[Path, typer.Argument(metavar="JOB_FILE", help="The job file,
 Site = Annotated[
     str, typer.Option("--site", help="Site profile: a shipped name, or the path of a .yaml file.")
 ]
-Runs = Annotated[
-    Path, typer.Option("--runs", help="Folder in which the run directory is made.")
-]
+Runs = Annotated[Path, typer.Option("--runs", help="Folder in which the run directory is made.")]
 
 
 class Format(str, enum.Enum):
@@ -59,7 +56,9 @@ def _print_version(wanted: bool) -> None:
 def _options(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     pass
@@ -135,7 +134,7 @@ def render_command(
     site: Site = "local",
     runs: Runs = Path("runs"),
     out: Annotated[
-        Optional[Path],
+        Path | None,
         typer.Option("--out", help="Write every rendered file below this new folder instead."),
     ] = None,
 ) -> None:
@@ -158,15 +157,18 @@ def render_command(
 def analyze_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run or attempt folder.")],
     phase: Annotated[
-        Optional[list[str]], typer.Option("--phase", help="Only this phase; may be repeated.")
+        list[str] | None, typer.Option("--phase", help="Only this phase; may be repeated.")
     ] = None,
     start: Annotated[
-        Optional[str], typer.Option(help="Start of one window: epoch seconds or ISO 8601 with zone.")
+        str | None,
+        typer.Option(help="Start of one window: epoch seconds or ISO 8601 with zone."),
     ] = None,
-    end: Annotated[Optional[str], typer.Option(help="End of that window.")] = None,
-    output_format: Annotated[Format, typer.Option("--format", help="What to print.")] = Format.TABLE,
+    end: Annotated[str | None, typer.Option(help="End of that window.")] = None,
+    output_format: Annotated[
+        Format, typer.Option("--format", help="What to print.")
+    ] = Format.TABLE,
     out: Annotated[
-        Optional[Path],
+        Path | None,
         typer.Option("--out", help="Write the report here instead of into the run directory."),
     ] = None,
     all_columns: Annotated[bool, typer.Option("--all", help="Show every column.")] = False,
@@ -196,7 +198,11 @@ def analyze_command(
 
 @app.command(
     "exporter",
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],
+    },
 )
 def exporter_command(context: typer.Context) -> None:
     """Serve our own exporters; 'jobmeter exporter --help' lists them."""

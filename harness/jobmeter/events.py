@@ -1,8 +1,8 @@
 """events.jsonl: what the job script saw, in the order in which it saw it.
 
-One JSON object per line with at least ``t`` (milliseconds since the epoch, clock of the first node),
-``node`` and ``event``. The script appends and never rewrites, so a killed job leaves at most one
-torn line, at the end.
+One JSON object per line with at least ``t`` (milliseconds since the epoch, clock of the first
+node), ``node`` and ``event``. The script appends and never rewrites, so a killed job leaves at most
+one torn line, at the end.
 """
 
 from __future__ import annotations

@@ -104,7 +104,8 @@ def read_manifest(path: Path) -> RunManifest:
         ) from cause
     except (OSError, ValueError) as cause:
         raise RunFolderError(
-            f"{path}: not readable ({cause}); the run was cut short while it was created, run it again"
+            f"{path}: not readable ({cause}); the run was cut short while it was created, "
+            "run it again"
         ) from cause
     version = data.get("schema_version") if isinstance(data, Mapping) else None
     if version != SCHEMA_VERSION:

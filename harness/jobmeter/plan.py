@@ -276,16 +276,12 @@ def _sbatch_options(
         "output": str(context.run_dir).replace("%", "%%") + "/output/%x-%j.out",
         "signal": f"B:USR1@{site.warning_s}" if site.warning_s else None,
     }
-    options = [
-        f"--{key}={quoted(value)}" for key, value in values.items() if value is not None
-    ]
+    options = [f"--{key}={quoted(value)}" for key, value in values.items() if value is not None]
     if asked.exclusive:
         options.append("--exclusive")
     if asked.gpus_per_node:
         options.append(site.gpu_option.format(count=asked.gpus_per_node))
     return (*options, *site.options, *asked.extra)
-
-
 
 
 def _sidecar_step(spec: JobSpec, site: SiteProfile) -> tuple[str, ...]:
@@ -338,7 +334,7 @@ def _phases(spec: JobSpec, context: Context) -> tuple[PlannedPhase, ...]:
     for name, command, key in commands:
         where = f"{context.job_file}: {key}"
         values = _placeholders(spec, context, where)
-        phases.append(PlannedPhase(name, expand(command, values, where, shell=True)))
+        phases.append(PlannedPhase(name, expand(command, values, where, for_shell=True)))
     return tuple(phases)
 
 
@@ -346,7 +342,7 @@ def _payload_targets(spec: JobSpec, context: Context) -> tuple[PayloadTarget, ..
     targets = []
     for service, url in spec.metrics.items():
         where = f"{context.job_file}: metrics.{service}"
-        text = expand(url, _placeholders(spec, context, where), where, shell=False)
+        text = expand(url, _placeholders(spec, context, where), where, for_shell=False)
         targets.append(_payload_target(service, text, where))
     return tuple(targets)
 

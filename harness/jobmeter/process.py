@@ -54,7 +54,9 @@ def run(
         raise error(f"{command[0]} gave no answer in {timeout_s:g} s; try again later") from cause
     except subprocess.CalledProcessError as cause:
         said = " ".join((cause.stderr or cause.stdout or "").split()) or "nothing"
-        raise error(f"{command[0]} failed with exit code {cause.returncode} and said: {said}") from cause
+        raise error(
+            f"{command[0]} failed with exit code {cause.returncode} and said: {said}"
+        ) from cause
     return done.stdout
 
 

@@ -23,7 +23,9 @@ def duration_s(text: str) -> float:
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*", text)
     if match is None or match[2] not in _UNITS_S:
-        raise ValueError(f"{text!r} is not a duration; write a number with ms, s, m or h, as in '5s'")
+        raise ValueError(
+            f"{text!r} is not a duration; write a number with ms, s, m or h, as in '5s'"
+        )
     seconds = float(match[1]) * _UNITS_S[match[2]]
     if seconds <= 0:
         raise ValueError(f"{text!r} must be longer than nothing")

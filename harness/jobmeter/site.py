@@ -40,7 +40,9 @@ class Defaults(strict.StrictModel):
 
 def _checked_gpu_option(text: str) -> str:
     if re.fullmatch(r"--[a-z-]+=[A-Za-z0-9:_]*\{count\}", text) is None:
-        raise ValueError(f"{text!r} must be an sbatch option with {{count}}, as '--gres=gpu:{{count}}'")
+        raise ValueError(
+            f"{text!r} must be an sbatch option with {{count}}, as '--gres=gpu:{{count}}'"
+        )
     return text
 
 

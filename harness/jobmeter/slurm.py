@@ -40,7 +40,7 @@ def submit_command(script: Path) -> tuple[str, ...]:
 
 
 def job_id_from(stdout: str) -> str:
-    """Return the job id from what ``sbatch --parsable`` printed.
+    r"""Return the job id from what ``sbatch --parsable`` printed.
 
     >>> job_id_from("1234;cluster\\n")
     '1234'
@@ -66,9 +66,16 @@ def state_from(word: str) -> str:
 
 
 def accounting_command(job_id: str) -> tuple[str, ...]:
-    """Return the command that asks the accounting database for one job, all its restarts and steps."""
+    """Return the command that asks for the accounting of one job, its restarts and its steps."""
     fields = ",".join(_SACCT_FIELDS)
-    return ("sacct", "--parsable2", "--noheader", "--duplicates", f"--jobs={job_id}", f"--format={fields}")
+    return (
+        "sacct",
+        "--parsable2",
+        "--noheader",
+        "--duplicates",
+        f"--jobs={job_id}",
+        f"--format={fields}",
+    )
 
 
 def accounting_from(stdout: str, job_id: str, restart: int = 0) -> JobAccounting | None:
@@ -212,7 +219,9 @@ def fetch_accounting(job_id: str, restart: int = 0) -> JobAccounting | None:
     return accounting_from(text, job_id, restart)
 
 
-def settled_accounting(job_id: str, restart: int = 0, limit_s: float = 10.0) -> JobAccounting | None:
+def settled_accounting(
+    job_id: str, restart: int = 0, limit_s: float = 10.0
+) -> JobAccounting | None:
     """Return the accounting of a job that has ended, once it says so itself.
 
     The database is seconds behind the controller; after ``limit_s`` its last answer is returned.

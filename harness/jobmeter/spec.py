@@ -107,7 +107,9 @@ class Monitoring(strict.StrictModel):
     @model_validator(mode="after")
     def _scrapes_are_possible(self) -> Monitoring:
         if duration_s(self.interval) < 0.1:
-            raise ValueError(f"interval: {self.interval!r} is below 100ms, the shortest that is useful")
+            raise ValueError(
+                f"interval: {self.interval!r} is below 100ms, the shortest that is useful"
+            )
         return self
 
 
@@ -134,7 +136,9 @@ class JobSpec(strict.StrictModel):
         if self.run is None and not self.phases:
             raise ValueError("no command; add 'run: COMMAND' or a list of 'phases'")
         if self.run is not None and self.phases:
-            raise ValueError("both 'run' and 'phases'; keep one ('run' is a single phase called run)")
+            raise ValueError(
+                "both 'run' and 'phases'; keep one ('run' is a single phase called run)"
+            )
         names = [phase.name for phase in self.phases]
         for name in names:
             if names.count(name) > 1:

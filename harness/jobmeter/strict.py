@@ -118,25 +118,46 @@ def _kind(value: object) -> str:
 
 
 def _explain(model: type[BaseModel], problems: Sequence[ErrorDetails]) -> str:
-    """Return the first problem in words; a second run shows the next."""
-    problem = problems[0]
+    """Return one problem in words: a typo first, since it explains the others."""
+    problem = max(problems, key=lambda p: (p["type"] == "extra_forbidden", len(p["loc"])))
     path = [part for part in problem["loc"] if not _is_union_tag(part)]
-    key = _dotted(path)
     if problem["type"] == "extra_forbidden":
         known = _known_keys(model, path[:-1])
         return f"{_place(path[:-1])}unknown key {path[-1]!r}; {nearest(str(path[-1]), known)}"
     if problem["type"] == "missing":
         return f"{_place(path[:-1])}key {path[-1]!r} is missing; add it"
-    message = problem["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    given = problem["input"]
-    shown = "" if isinstance(given, Mapping | list) or f"{given!r}" in message else f", not {given!r}"
-    return f"{key}: {message}{shown}" if key else message
+    return _place(path) + _in_words(problem)
+
+
+_WORDS = {
+    "bool_type": "{input!r} is neither true nor false; write one of them",
+    "dict_type": "{input!r} is not a mapping; write 'key: value' lines below it",
+    "greater_than_equal": "{input!r} is too small; write {ge} or more",
+    "int_type": "{input!r} is not a whole number; write one without quotes",
+    "less_than_equal": "{input!r} is too large; write {le} or less",
+    "list_type": "{input!r} is not a list; write '- item' lines below it",
+    "literal_error": "{input!r} is not known here; write {expected}",
+    "model_type": "{input!r} is not a mapping; write 'key: value' lines below it",
+    "string_pattern_mismatch": "{input!r} has the wrong form; it must match {pattern}",
+    "string_type": "{input!r} is not text; put it in quotes",
+    "too_short": "the list is empty; write {min_length} entry or more",
+    "value_error": "{error}",
+}
+
+
+def _in_words(problem: ErrorDetails) -> str:
+    """Return what is wrong with a value, and what would be right."""
+    words = _WORDS.get(problem["type"])
+    if words is None:
+        return f"{problem['msg']}, not {problem['input']!r}"
+    return words.format(input=problem["input"], **problem.get("ctx", {}))
 
 
 def _is_union_tag(part: object) -> bool:
     """Whether this step of a location is pydantic's name of a union member, not a key."""
-    return isinstance(part, str) and re.fullmatch(r"(str|int|list|literal)(\[.*\])?", part) is not None
+    return (
+        isinstance(part, str) and re.fullmatch(r"(str|int|list|literal)(\[.*\])?", part) is not None
+    )
 
 
 def _dotted(path: Sequence[object]) -> str:
@@ -181,7 +202,7 @@ def _known_keys(model: type[BaseModel], path: Sequence[object]) -> list[str]:
     return []
 
 
-def _model_in(annotation: Any) -> Any:
+def _model_in(annotation: object) -> object:
     """Return the model of an optional field; anything else as it is."""
     members = [member for member in typing.get_args(annotation) if member is not type(None)]
     origin = typing.get_origin(annotation)

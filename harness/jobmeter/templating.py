@@ -69,7 +69,9 @@ def render(folder: str, name: str, values: Mapping[str, object]) -> str:
     try:
         return environment(folder).get_template(name).render(values)
     except jinja2.TemplateError as cause:
-        raise RenderError(f"{folder}/{name}: {cause.__class__.__name__}: {cause.message}") from cause
+        raise RenderError(
+            f"{folder}/{name}: {cause.__class__.__name__}: {cause.message}"
+        ) from cause
 
 
 class Names(Mapping[str, object]):
@@ -99,21 +101,21 @@ class Names(Mapping[str, object]):
         return len(self._values)
 
 
-def expand(text: str, values: Mapping[str, object], where: str, *, shell: bool) -> str:
+def expand(text: str, values: Mapping[str, object], where: str, *, for_shell: bool) -> str:
     """Return ``text`` of a job file with its placeholders filled.
 
     Args:
         text: With placeholders such as ``{{ ports.train }}``.
         values: What they may name.
         where: File and key, for messages.
-        shell: Whether each value is quoted as a word of a shell command.
+        for_shell: Whether each value is quoted as a word of a shell command.
 
     Raises:
         SpecError: a placeholder is malformed or names something unknown.
     """
     env = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
-        finalize=quoted if shell else str,
+        finalize=quoted if for_shell else str,
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 - a shell command, quoted by finalize
     )
@@ -123,4 +125,6 @@ def expand(text: str, values: Mapping[str, object], where: str, *, shell: bool) 
         known = ", ".join(values)
         raise SpecError(f"{where}: {cause.message}; a placeholder may name: {known}") from cause
     except jinja2.TemplateError as cause:
-        raise SpecError(f"{where}: {cause.message}; write a placeholder as '{{{{ name }}}}'") from cause
+        raise SpecError(
+            f"{where}: {cause.message}; write a placeholder as '{{{{ name }}}}'"
+        ) from cause

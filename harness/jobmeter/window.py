@@ -55,7 +55,8 @@ class Phase:
         end_source: ``mark`` when the script wrote the end; ``last_fact`` when it could not, and
             the window ends at the last event or sample there is.
         exit_code: Of the payload; None while unknown.
-        interrupted_by: The signal that ended the phase early, None when its command ended by itself.
+        interrupted_by: The signal that ended the phase early; None when its command ended by
+            itself.
     """
 
     name: str

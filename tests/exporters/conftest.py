@@ -137,5 +137,7 @@ def v1_node(bare_node):
     node.write_group(f"{own}/task_0", {"cgroup.procs": "11\n12\n"})
     own = f"memory/{V1_JOB}/step_0"
     node.write_group(own, {"memory.usage_in_bytes": "65536\n"})
-    node.write_group(f"{own}/task_0", {"memory.oom_control": "oom_kill 1\n"})
+    node.write_group(
+        f"{own}/task_0", {"memory.oom_control": "oom_kill 1\n", "cgroup.procs": "11\n12\n"}
+    )
     return node

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from jobmeter_exporters import cgroup
+from jobmeter_exporters import cgroup, cgroup_path
 from jobmeter_exporters.errors import ExporterError
 from jobmeter_exporters.families import FAMILIES
 from jobmeter_exporters.settings import Settings
@@ -103,6 +103,20 @@ def test_unlimited_memory_has_no_limit(node, file, text, request):
     node = request.getfixturevalue(node)
     node.write(file, text)
     assert "job_memory_limit_bytes" not in names(node.settings)
+
+
+def test_no_oom_kill_seen_is_not_zero_with_v1(v1_node):
+    v1_node.write(f"cgroup/memory/{V1_JOB}/step_0/task_0/memory.oom_control", "oom_kill 0\n")
+    assert "job_memory_oom_kills_total" not in names(v1_node.settings)
+
+
+@pytest.mark.parametrize("node", ["v1_node", "v2_node"])
+def test_a_job_of_very_many_groups_is_not_walked(node, request, monkeypatch):
+    node = request.getfixturevalue(node)
+    monkeypatch.setattr(cgroup_path, "MOST_GROUPS", 2)
+    found = names(node.settings)
+    assert "job_processes" not in found
+    assert "job_cpu_seconds_total" in found
 
 
 @pytest.mark.parametrize("step", ["step_batch", "step_interactive", "step_extern"])

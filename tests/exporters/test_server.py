@@ -160,7 +160,7 @@ def test_every_answer_goes_through_the_constant_time_comparison(header, monkeypa
 
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "192.0.2.1", "::"])
 def test_without_a_password_only_loopback(host):
-    with pytest.raises(ExporterError, match="listen on .* or give --password-file"):
+    with pytest.raises(ExporterError, match=r"listen on .* or give --password-file"):
         ExporterServer(Settings(run_id="r1", host=host), {})
 
 

@@ -1,0 +1,49 @@
+# make demo   a monitored training run on this machine, and its KPI table
+# make test   everything that this machine can run
+# make lint   style, types and import directions alone
+# make bench  the measurements of benchmarks/README.md (minutes)
+# make clean  remove what these made
+
+# The distribution's Python where there is one: test users of the cluster must be able to run it.
+PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PROGRAMS := $(CURDIR)/.programs
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.user
+	@programs=$$(tools/get-programs.sh $(PROGRAMS)) && \
+	PATH="$$programs:$$PATH" $(BIN)/jobmeter run examples/train-cpu.yaml --site local
+
+test: lint
+	tools/install-test-packages.sh tests/cluster_packages.txt
+	$(BIN)/pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev
+	tools/install-test-packages.sh tests/cluster_packages.txt
+	$(BIN)/python benchmarks/run.py
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys, ensurepip; assert sys.version_info >= (3, 10)' 2>/dev/null || \
+	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq python3-venv; } || \
+	{ echo "Python >= 3.10 with venv is needed: apt-get install python3-venv, or make PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.user: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/.user
+
+clean:
+	rm -rf $(VENV) .programs build dist runs
+	find . -name '*.egg-info' -prune -exec rm -rf {} +

@@ -1,0 +1,16 @@
+"""Policy for all tests: a skip names what is missing, and where nothing may be missing it fails."""
+
+import os
+
+import pytest
+
+NO_SKIPS = os.environ.get("JOBMETER_NO_SKIPS") == "1"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    report = outcome.get_result()
+    if NO_SKIPS and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} skipped where nothing may: {report.longrepr}"
