@@ -16,6 +16,8 @@ from jobmeter.window import JOB
 OWN_SERVICES = ("node", "cgroup", "prometheus")
 """``service`` labels of our own stack; an endpoint of the payload needs another name."""
 
+SHORTEST_INTERVAL_S = 0.1
+
 
 def _checked_name(name: str) -> str:
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name) is None:
@@ -32,6 +34,12 @@ def _plain(name: str) -> str:
 
 def _checked_duration(text: str) -> str:
     duration_s(text)
+    return text
+
+
+def _checked_interval(text: str) -> str:
+    if duration_s(text) < SHORTEST_INTERVAL_S:
+        raise ValueError(f"{text!r} is too short; write {SHORTEST_INTERVAL_S * 1000:g}ms or more")
     return text
 
 
@@ -97,20 +105,12 @@ class Resources(strict.StrictModel):
 class Monitoring(strict.StrictModel):
     """How to record."""
 
-    interval: Duration = "5s"
+    interval: Annotated[str, AfterValidator(_checked_interval)] = "5s"
     exporters: Literal["auto"] | list[Literal["node", "cgroup"]] = "auto"
     required: bool = False
     checkpoint_interval: Duration = "15s"
     ready_limit: Duration = "30s"
     analysis: bool = True
-
-    @model_validator(mode="after")
-    def _scrapes_are_possible(self) -> Monitoring:
-        if duration_s(self.interval) < 0.1:
-            raise ValueError(
-                f"interval: {self.interval!r} is below 100ms, the shortest that is useful"
-            )
-        return self
 
 
 class Phase(strict.StrictModel):

@@ -1,0 +1,247 @@
+#!/bin/bash
+# Exporters of one node, for run run-1. Started on every node by job.sbatch, ends when
+# its standard input does: whatever becomes of the job script, nothing is left behind.
+#
+# It speaks to job.sbatch in lines of tab-separated fields on its standard output, so that only the
+# first node writes into the run directory:
+#   EVENT node name key json ...    TARGETS node service=host:port/path ...
+# shellcheck disable=SC2016,SC2034,SC2317
+set -u -o pipefail
+umask 077
+
+readonly RUN='/home/it'"'"'s me/runs/run-1'
+readonly RUN_ID=run-1
+readonly SECRETS="$RUN/secrets"
+readonly PORT_FIRST=20000 PORT_LAST=31999
+readonly SCRATCH_BYTES=268435456
+readonly SCRATCH=('$SLURM_TMPDIR' '$TMPDIR' /tmp /dev/shm)
+readonly SHARED_FILE_SYSTEMS=(nfs lustre gpfs beegfs ceph fhgfs panfs afs)
+readonly RESTARTS=3
+readonly LOGS=$1 JOB_PID=$2
+NODE=${SLURMD_NODENAME:-$(uname -n)}
+readonly NODE
+
+now_ms() {
+  if [[ -n ${EPOCHREALTIME-} ]]; then # bash 5; the separator follows the locale
+    printf '%s' "$(( ${EPOCHREALTIME/[.,]/} / 1000 ))"
+  else
+    date +%s%3N
+  fi
+}
+
+# Text as a JSON string. Control characters are dropped: nothing here needs them.
+json() {
+  local text=${1//\\/\\\\}
+  text=${text//\"/\\\"}
+  printf '"%s"' "${text//[[:cntrl:]]/}"
+}
+
+# event_on NODE NAME [KEY JSON]...: append one fact. A single write, so that two writers of this
+# node cannot tear each other's lines.
+event_on() {
+  local line
+  line="{\"t\": $(now_ms), \"node\": $(json "$1"), \"event\": \"$2\""
+  shift 2
+  while (( $# )); do
+    line+=", \"$1\": $2"
+    shift 2
+  done
+  printf '%s}\n' "$line" >>"$EVENTS"
+}
+
+event() {
+  event_on "$NODE" "$@"
+}
+
+# get URL [curl option]...: one bounded request. -q ignores the user's curlrc, --noproxy the site's
+# proxy, and the password comes from a file: argv is public.
+get() {
+  local url=$1
+  shift
+  curl -q --silent --show-error --fail --noproxy '*' --max-time 5 "$@" "$url"
+}
+
+# ended PID SECONDS: wait until a process that may not be our child is gone; fails at the limit.
+ended() {
+  local deadline=$(( $(now_ms) + $2 * 1000 ))
+  while kill -0 "$1" 2>/dev/null; do
+    (( $(now_ms) < deadline )) || return 1
+    sleep 0.05
+  done
+}
+
+# stop PID SECONDS: TERM to this one process, KILL when it does not end. Never a group and never a
+# whole step: that would also hit the process that serves a container's root file system.
+stop() {
+  kill -TERM "$1" 2>/dev/null || return 0
+  ended "$1" "$2" && return 0
+  kill -KILL "$1" 2>/dev/null
+  ended "$1" 2
+  return 1
+}
+
+# first_program NAME...: path of the first of these that is on PATH.
+first_program() {
+  local name
+  for name in "$@"; do
+    type -P "$name" && return 0
+  done
+  return 1
+}
+
+# local_scratch: make a private folder on a file system of this node and print its path.
+local_scratch() {
+  local candidate kind
+  for candidate in "${SCRATCH[@]}"; do
+    if [[ $candidate == \$* ]]; then
+      candidate=${candidate#\$}
+      candidate=${!candidate-}
+    fi
+    [[ -n $candidate && -d $candidate && -w $candidate ]] || continue
+    kind=$(stat --file-system --format=%T -- "$candidate" 2>/dev/null) || continue
+    [[ " ${SHARED_FILE_SYSTEMS[*]} " == *" $kind "* ]] && continue
+    (( $(stat --file-system --format='%a * %S' -- "$candidate") >= SCRATCH_BYTES )) || continue
+    mktemp --directory -- "$candidate/jobmeter.XXXXXXXX" && return 0
+  done
+  return 1
+}
+
+# free_port: print a port of the planned range that nobody listens on here. Not a reservation:
+# whoever uses it must cope with having lost it.
+free_port() {
+  local tries port
+  for (( tries = 0; tries < 50; tries++ )); do
+    port=$(( PORT_FIRST + (RANDOM * 32768 + RANDOM) % (PORT_LAST - PORT_FIRST + 1) ))
+    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { printf '%s' "$port"; return 0; }
+  done
+  return 1
+}
+
+readonly TARGET_HOST=$NODE''
+
+tell() {
+  local name=$1
+  shift
+  local line
+  printf -v line '\t%s' EVENT "$NODE" "$name" node_t "$(now_ms)" "$@"
+  printf '%s\n' "${line#?}"
+}
+
+node_exporter_command() {
+  local program
+  program=$(first_program node_exporter prometheus-node-exporter) || return 1
+  COMMAND=(env GOMAXPROCS=1 "$program" --collector.disable-defaults --collector.cpu --no-collector.cpu.guest --collector.meminfo --collector.netdev '--collector.netdev.device-exclude=^(lo|veth.*|docker.*|br-.*|virbr.*)$' --collector.infiniband --collector.diskstats --collector.pressure --collector.stat --collector.time --collector.loadavg --log.level=warn
+    --collector.textfile --collector.textfile.directory="$WORK/textfile"
+    --web.config.file="$SECRETS/web.yml" --web.listen-address="0.0.0.0:$1")
+}
+
+exporters_command() {
+  local python=/opt/py/bin/python
+  [[ -x $python ]] || return 1
+  COMMAND=("$python" -m jobmeter_exporters cgroup
+    --listen "0.0.0.0:$1" --username jobmeter
+    --password-file "$SECRETS/password" --run-id "$RUN_ID")
+}
+
+# ours PORT: does this port answer with our password and this run's name?
+ours() {
+  get "http://127.0.0.1:$1/metrics" --config "$SECRETS/curl.conf" 2>/dev/null |
+    grep --quiet --fixed-strings "jobmeter_run_info{run_id=\"$RUN_ID\"} 1"
+}
+
+declare -A PID PORT FAILED GONE
+
+# launch COMPONENT: start it on a port of its own, without waiting for it.
+launch() {
+  local component=$1 port
+  port=${PORT[$component]:-$(free_port)} || return 1
+  "${component}_command" "$port" || return 1
+  nice -n 19 "${COMMAND[@]}" </dev/null >>"$LOGS/$component.$NODE.log" 2>&1 &
+  PID[$component]=$!
+  PORT[$component]=$port
+}
+
+# settle COMPONENT: wait until it answers; when its port was lost to somebody else, take another.
+settle() {
+  local component=$1 deadline=$(( $(now_ms) + 10 * 1000 )) tries=0
+  until ours "${PORT[$component]}"; do
+    if ! kill -0 "${PID[$component]}" 2>/dev/null; then
+      (( ++tries < 5 )) || return 1
+      unset "PORT[$component]"
+      launch "$component" || return 1
+    fi
+    (( $(now_ms) < deadline )) || return 1
+    sleep 0.05
+  done
+  tell component_start component "\"$component\"" pid "${PID[$component]}" port "${PORT[$component]}"
+}
+
+give_up() {
+  tell component_gave_up component "\"$1\"" why "$(json "$2")"
+  GONE[$1]=1
+  [[ -z ${PID[$1]-} ]] || stop "${PID[$1]}" 2
+}
+
+publish() {
+  local line
+  printf -v line '\t%s' TARGETS "$NODE"
+  [[ -n ${GONE[node_exporter]-} ]] ||
+    line+=$'\t'"node=$TARGET_HOST:${PORT[node_exporter]}/metrics"
+  [[ -n ${GONE[exporters]-} ]] ||
+    line+=$'\t'"cgroup=$TARGET_HOST:${PORT[exporters]}/metrics"
+  printf '%s\n' "${line#?}"
+}
+
+# supervise COMPONENT: a component that ended is started again, a few times; then it stays a gap.
+supervise() {
+  local component=$1 status
+  [[ -z ${GONE[$component]-} ]] || return 0
+  kill -0 "${PID[$component]}" 2>/dev/null && return 0
+  wait "${PID[$component]}"
+  status=$?
+  tell component_exit component "\"$component\"" status "$status"
+  FAILED[$component]=$(( ${FAILED[$component]:-0} + 1 ))
+  if (( FAILED[$component] > RESTARTS )); then
+    give_up "$component" "ended $(( RESTARTS + 1 )) times, last with status $status"
+  elif ! { launch "$component" && settle "$component"; }; then
+    give_up "$component" "cannot be started again; see its log"
+  fi
+  publish
+}
+
+leave() {
+  local component
+  trap '' TERM INT
+  kill -TERM "${PID[@]}" 2>/dev/null
+  for component in "${!PID[@]}"; do stop "${PID[$component]}" 2; done
+  rm -rf -- "$WORK"
+}
+
+WORK=$(local_scratch) || WORK=$(mktemp --directory)
+readonly WORK
+trap leave EXIT
+trap 'exit 0' TERM INT
+mkdir "$WORK/textfile"
+cat >"$WORK/textfile/jobmeter.prom" <<END
+# HELP jobmeter_run_info Names the run that this exporter belongs to.
+# TYPE jobmeter_run_info gauge
+jobmeter_run_info{run_id="$RUN_ID"} 1
+END
+
+readonly COMPONENTS=(node_exporter exporters)
+for component in "${COMPONENTS[@]}"; do
+  launch "$component" || give_up "$component" "its program is not on this node"
+done
+for component in "${COMPONENTS[@]}"; do
+  [[ -n ${GONE[$component]-} ]] || settle "$component" || give_up "$component" "does not answer; see its log"
+done
+publish
+
+while :; do
+  if IFS= read -r -t 1 _; then
+    continue
+  elif (( $? <= 128 )); then
+    break # end of input: the job is over, or its script is gone
+  fi
+  for component in "${COMPONENTS[@]}"; do supervise "$component"; done
+done

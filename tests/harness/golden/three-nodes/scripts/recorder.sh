@@ -1,0 +1,264 @@
+#!/bin/bash
+# Prometheus of run run-1, on the first node. Reads commands on its standard input
+# (checkpoint); at its end, whatever became of the job script, Prometheus is closed and the
+# recording copied as a whole.
+# shellcheck disable=SC2016,SC2034,SC2317
+set -u -o pipefail
+umask 077
+
+readonly RUN='/home/it'"'"'s me/runs/run-1'
+readonly RUN_ID=run-1
+readonly SECRETS="$RUN/secrets"
+readonly PORT_FIRST=20000 PORT_LAST=31999
+readonly SCRATCH_BYTES=268435456
+readonly SCRATCH=('$SLURM_TMPDIR' '$TMPDIR' /tmp /dev/shm)
+readonly SHARED_FILE_SYSTEMS=(nfs lustre gpfs beegfs ceph fhgfs panfs afs)
+readonly RESTARTS=3
+readonly ATTEMPT=$1
+readonly EVENTS="$ATTEMPT/events.jsonl" LOG="$ATTEMPT/logs/prometheus.log" COPY="$ATTEMPT/tsdb"
+NODE=${SLURMD_NODENAME:-$(uname -n)}
+readonly NODE
+
+now_ms() {
+  if [[ -n ${EPOCHREALTIME-} ]]; then # bash 5; the separator follows the locale
+    printf '%s' "$(( ${EPOCHREALTIME/[.,]/} / 1000 ))"
+  else
+    date +%s%3N
+  fi
+}
+
+# Text as a JSON string. Control characters are dropped: nothing here needs them.
+json() {
+  local text=${1//\\/\\\\}
+  text=${text//\"/\\\"}
+  printf '"%s"' "${text//[[:cntrl:]]/}"
+}
+
+# event_on NODE NAME [KEY JSON]...: append one fact. A single write, so that two writers of this
+# node cannot tear each other's lines.
+event_on() {
+  local line
+  line="{\"t\": $(now_ms), \"node\": $(json "$1"), \"event\": \"$2\""
+  shift 2
+  while (( $# )); do
+    line+=", \"$1\": $2"
+    shift 2
+  done
+  printf '%s}\n' "$line" >>"$EVENTS"
+}
+
+event() {
+  event_on "$NODE" "$@"
+}
+
+# get URL [curl option]...: one bounded request. -q ignores the user's curlrc, --noproxy the site's
+# proxy, and the password comes from a file: argv is public.
+get() {
+  local url=$1
+  shift
+  curl -q --silent --show-error --fail --noproxy '*' --max-time 5 "$@" "$url"
+}
+
+# ended PID SECONDS: wait until a process that may not be our child is gone; fails at the limit.
+ended() {
+  local deadline=$(( $(now_ms) + $2 * 1000 ))
+  while kill -0 "$1" 2>/dev/null; do
+    (( $(now_ms) < deadline )) || return 1
+    sleep 0.05
+  done
+}
+
+# stop PID SECONDS: TERM to this one process, KILL when it does not end. Never a group and never a
+# whole step: that would also hit the process that serves a container's root file system.
+stop() {
+  kill -TERM "$1" 2>/dev/null || return 0
+  ended "$1" "$2" && return 0
+  kill -KILL "$1" 2>/dev/null
+  ended "$1" 2
+  return 1
+}
+
+# first_program NAME...: path of the first of these that is on PATH.
+first_program() {
+  local name
+  for name in "$@"; do
+    type -P "$name" && return 0
+  done
+  return 1
+}
+
+# local_scratch: make a private folder on a file system of this node and print its path.
+local_scratch() {
+  local candidate kind
+  for candidate in "${SCRATCH[@]}"; do
+    if [[ $candidate == \$* ]]; then
+      candidate=${candidate#\$}
+      candidate=${!candidate-}
+    fi
+    [[ -n $candidate && -d $candidate && -w $candidate ]] || continue
+    kind=$(stat --file-system --format=%T -- "$candidate" 2>/dev/null) || continue
+    [[ " ${SHARED_FILE_SYSTEMS[*]} " == *" $kind "* ]] && continue
+    (( $(stat --file-system --format='%a * %S' -- "$candidate") >= SCRATCH_BYTES )) || continue
+    mktemp --directory -- "$candidate/jobmeter.XXXXXXXX" && return 0
+  done
+  return 1
+}
+
+# free_port: print a port of the planned range that nobody listens on here. Not a reservation:
+# whoever uses it must cope with having lost it.
+free_port() {
+  local tries port
+  for (( tries = 0; tries < 50; tries++ )); do
+    port=$(( PORT_FIRST + (RANDOM * 32768 + RANDOM) % (PORT_LAST - PORT_FIRST + 1) ))
+    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { printf '%s' "$port"; return 0; }
+  done
+  return 1
+}
+
+launch() {
+  PORT=${PORT:-$(free_port)} || return 1
+  nice -n 19 env GOMAXPROCS=2 GOMEMLIMIT=1GiB \
+    "$PROGRAM" --config.file="$ATTEMPT/prometheus.yml" --storage.tsdb.path="$DATA" \
+    --storage.tsdb.retention.time=10y --web.config.file="$SECRETS/web.yml" \
+    --web.listen-address="127.0.0.1:$PORT" </dev/null >>"$LOG" 2>&1 &
+  PROMETHEUS=$!
+}
+
+# settle: wait until it answers with our password; when its port was lost, take another.
+settle() {
+  local deadline=$(( $(now_ms) + 10 * 1000 )) tries=0
+  until get "http://127.0.0.1:$PORT/-/ready" --config "$SECRETS/curl.conf" >/dev/null 2>&1; do
+    if ! kill -0 "$PROMETHEUS" 2>/dev/null; then
+      (( ++tries < 5 )) || return 1
+      PORT=
+      launch || return 1
+    fi
+    (( $(now_ms) < deadline )) || return 1
+    sleep 0.05
+  done
+  event component_start component '"prometheus"' pid "$PROMETHEUS" port "$PORT" node_t "$(now_ms)"
+  publish
+}
+
+publish() {
+  local where="127.0.0.1:$PORT"
+  printf '[{"targets": ["%s"], "labels": {"node": "%s", "service": "prometheus", "run_id": "%s"}}]\n' \
+    "$where" "$NODE" "$RUN_ID" >"$ATTEMPT/targets/.prometheus"
+  printf 'prometheus\t%s\thttp://%s/metrics\tstack\n' "$NODE" "$where" >"$ATTEMPT/targets/.prometheus.tsv"
+  mv -- "$ATTEMPT/targets/.prometheus" "$ATTEMPT/targets/stack.prometheus.json"
+  mv -- "$ATTEMPT/targets/.prometheus.tsv" "$ATTEMPT/targets/stack.prometheus.tsv"
+}
+
+supervise() {
+  local status
+  kill -0 "$PROMETHEUS" 2>/dev/null && return 0
+  wait "$PROMETHEUS"
+  status=$?
+  [[ -z ${STOPPING-} ]] || return 0
+  event component_exit component '"prometheus"' status "$status" node_t "$(now_ms)"
+  if (( ++FAILED > RESTARTS )); then
+    give_up "ended $(( RESTARTS + 1 )) times, last with status $status"
+  elif ! { launch && settle; }; then
+    give_up 'cannot be started again; see logs/prometheus.log'
+  fi
+}
+
+give_up() {
+  event component_gave_up component '"prometheus"' why "$(json "$1")" node_t "$(now_ms)"
+  GONE=1
+}
+
+# copy_whole FOLDER NAME: something that never changes once it is there under its final name.
+copy_whole() {
+  [[ -d $COPY/$1/$2 ]] && return 0
+  rm -rf -- "$COPY/$1/.$2.part"
+  cp --recursive -- "$DATA/$1/$2" "$COPY/$1/.$2.part" && mv -- "$COPY/$1/.$2.part" "$COPY/$1/$2"
+}
+
+# copy_grown FILE: something that is only ever appended to. A torn record at its end is completed
+# by the next copy, and read up to the tear until then.
+copy_grown() {
+  local size have
+  size=$(stat --format=%s -- "$DATA/$1" 2>/dev/null) || return 0
+  have=$(stat --format=%s -- "$COPY/$1" 2>/dev/null) || have=0
+  (( have <= size )) || { : >"$COPY/$1"; have=0; } # repaired after a crash: shorter than it was
+  (( size > have )) || return 0
+  tail --bytes=+$(( have + 1 )) -- "$DATA/$1" >>"$COPY/$1" || return 1
+  COPIED=$(( COPIED + size - have ))
+}
+
+# copy_new: bring the copy up to date with what is new. Head chunks are left out: the log holds the
+# same samples. What Prometheus dropped from its log is dropped here only when it was gone before
+# the blocks that replace it were copied.
+copy_new() {
+  local before=("$DATA"/wal/*) path name
+  mkdir --parents -- "$COPY/wal" || return 1
+  for path in "$DATA"/01*/; do
+    [[ -f $path/meta.json ]] && { copy_whole . "$(basename -- "$path")" || return 1; }
+  done
+  for path in "$DATA"/wal/checkpoint.*; do
+    [[ -d $path && $path != *.tmp ]] && { copy_whole wal "$(basename -- "$path")" || return 1; }
+  done
+  for path in "$DATA"/wal/[0-9]*; do
+    [[ -f $path ]] && { copy_grown "wal/$(basename -- "$path")" || return 1; }
+  done
+  for path in "$COPY"/wal/*; do
+    name=$(basename -- "$path")
+    [[ " ${before[*]##*/} " == *" $name "* ]] || rm -rf -- "$path"
+  done
+  for path in "$COPY"/01*/; do
+    [[ -d $path && ! -d $DATA/$(basename -- "$path") ]] && rm -rf -- "$path"
+  done
+  return 0
+}
+
+# checkpoint EVENT [KEY JSON]...: copy and say so, or say that it did not work.
+checkpoint() {
+  local name=$1 began
+  shift
+  began=$(now_ms)
+  COPIED=0
+  if copy_new 2>>"$LOG"; then
+    event "$name" ms "$(( $(now_ms) - began ))" copied_bytes "$COPIED" "$@"
+  else
+    event checkpoint_failed why "$(json "$(tail --lines=1 -- "$LOG")")"
+  fi
+}
+
+close_recording() {
+  local clean=true
+  trap '' TERM INT
+  if [[ -n ${GONE-} ]] || ! stop "$PROMETHEUS" 10; then clean=false; fi
+  checkpoint recording_closed clean "$clean"
+  rm -rf -- "$DATA"
+}
+
+PROGRAM=$(first_program prometheus) || {
+  give_up 'prometheus is not on PATH of this node'
+  exit 1
+}
+DATA=$(local_scratch) || {
+  give_up "no local scratch with $SCRATCH_BYTES free bytes among: ${SCRATCH[*]}"
+  exit 1
+}
+readonly PROGRAM DATA
+FAILED=0
+trap 'STOPPING=1' TERM INT
+# Prometheus reads file_sd and the password relative to its configuration.
+cp -- "$RUN/prometheus/prometheus.yml" "$ATTEMPT/prometheus.yml"
+if ! { launch && settle; }; then give_up 'does not answer; see logs/prometheus.log'; fi
+
+next=$(( $(now_ms) + 15000 ))
+while [[ -z ${STOPPING-} ]]; do
+  if IFS= read -r -t 1 command; then
+    [[ $command != checkpoint ]] || next=0
+  elif (( $? <= 128 )); then
+    break # end of input: the job is over, or its script is gone
+  fi
+  [[ -n ${GONE-} ]] || supervise
+  if (( $(now_ms) >= next )); then
+    checkpoint checkpoint
+    next=$(( $(now_ms) + 15000 ))
+  fi
+done
+close_recording

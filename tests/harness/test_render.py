@@ -1,0 +1,119 @@
+"""What is rendered, line by line, and that the shell and Prometheus accept it."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from jobmeter.plan import Context, make_plan
+from jobmeter.render import render_files, render_web_config
+from jobmeter.site import read_site
+from jobmeter.spec import JobSpec
+
+GOLDEN = Path(__file__).parent / "golden"
+
+JOBS = {
+    "local": ("local", {"name": "hello", "run": "echo hello"}),
+    "three-nodes": (
+        "generic-slurm",
+        {
+            "name": "train",
+            "resources": {"nodes": 3, "time": "00:30:00", "exclusive": True},
+            "monitoring": {"interval": "1s", "required": True},
+            "ports": ["train"],
+            "metrics": {"training": "http://localhost:{{ ports.train }}/metrics"},
+            "phases": [
+                {"name": "warmup", "run": "srun python train.py --port {{ ports.train }}"},
+                {"name": "train", "run": 'echo "it\'s $HOME" && srun python train.py'},
+            ],
+        },
+    ),
+    "meluxina-gpu": (
+        "meluxina",
+        {
+            "name": "bench",
+            "resources": {
+                "nodes": 2,
+                "gpus_per_node": 4,
+                "tasks_per_node": 4,
+                "cpus_per_task": 16,
+                "time": "01:00:00",
+                "account": "p200000",
+                "partition": "gpu",
+                "extra": ["--comment=a 'b' $c"],
+            },
+            "run": "srun ./bench",
+        },
+    ),
+}
+
+
+def rendered(job):
+    site, data = JOBS[job]
+    context = Context(
+        "run-1",
+        Path("/home/it's me/runs/run-1"),
+        "job.yaml",
+        Path("/jobs"),
+        "/opt/py/bin/python",
+        "0",
+    )
+    return render_files(make_plan(JobSpec.model_validate(data), site, read_site(site), context))
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_rendered_files_match_golden(job):
+    files = rendered(job)
+    folder = GOLDEN / job
+    if os.environ.get("UPDATE_GOLDEN"):
+        shutil.rmtree(folder, ignore_errors=True)
+        for name, text in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
+        pytest.fail(f"wrote {folder.name}; read the diff, then run again without UPDATE_GOLDEN")
+    golden = {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*") if p.is_file()}
+    assert files == golden
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_rendered_scripts_pass_shellcheck(job, tmp_path):
+    shellcheck = shutil.which("shellcheck")
+    if shellcheck is None:
+        pytest.skip("shellcheck is not on PATH")
+    for name, text in rendered(job).items():
+        if name.endswith((".sbatch", ".sh")):
+            script = tmp_path / Path(name).name
+            script.write_text(text)
+            found = subprocess.run(
+                [shellcheck, "--shell=bash", str(script)], capture_output=True, text=True
+            )
+            assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_prometheus_accepts_its_configuration(job, tmp_path):
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not on PATH")
+    attempt = tmp_path / "run" / "attempts" / "1"
+    attempt.mkdir(parents=True)
+    (tmp_path / "run" / "secrets").mkdir()
+    (tmp_path / "run" / "secrets" / "password").write_text("x")
+    config = attempt / "prometheus.yml"
+    config.write_text(rendered(job)["prometheus/prometheus.yml"])
+    checked = subprocess.run(
+        [promtool, "check", "config", str(config)], capture_output=True, text=True
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    web = tmp_path / "web.yml"
+    web.write_text(render_web_config("jobmeter", "$2b$04$" + "a" * 53))
+    checked = subprocess.run(
+        [promtool, "check", "web-config", str(web)], capture_output=True, text=True
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_rendering_is_pure():
+    assert rendered("three-nodes") == rendered("three-nodes")

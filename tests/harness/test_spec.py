@@ -1,0 +1,173 @@
+"""Job files: what is accepted, and the answer that each mistake gets."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from jobmeter.errors import JobmeterError, SpecError
+from jobmeter.plan import Context, make_plan
+from jobmeter.site import read_site
+from jobmeter.spec import read_spec
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+WRONG = {
+    "unknown key": (
+        "run: x\nresources: {gpu_per_node: 1}",
+        "resources: unknown key 'gpu_per_node'; did you mean 'gpus_per_node'?",
+    ),
+    "unknown key at the top": ("rnu: x\nrun: x", "unknown key 'rnu'; did you mean 'run'?"),
+    "unknown key in a list": (
+        "phases: [{nme: a, run: x}]",
+        "phases[0]: unknown key 'nme'; did you mean 'name'?",
+    ),
+    "bad time": ("run: x\nresources: {time: 1:99x}", "resources.time: '1:99x' is not a time limit"),
+    "no time at all": ("run: x\nresources: {time: '0'}", "resources.time: '0' is no time at all"),
+    "negative nodes": (
+        "run: x\nresources: {nodes: -1}",
+        "resources.nodes: -1 is too small; write 1 or more",
+    ),
+    "nodes in words": (
+        "run: x\nresources: {nodes: two}",
+        "resources.nodes: 'two' is not a whole number",
+    ),
+    "missing command": ("name: x", "no command; add 'run: COMMAND' or a list of 'phases'"),
+    "phase without command": ("phases: [{name: a}]", "phases[0]: key 'run' is missing; add it"),
+    "empty command": ("run: '  '", "run: the command is empty; write what to run"),
+    "two ways to run": ("run: x\nphases: [{name: a, run: y}]", "both 'run' and 'phases'"),
+    "unknown service": (
+        "run: 'bench {{ services.llm.url }}'",
+        "run: asks for service 'llm', which the job file does not have",
+    ),
+    "unknown port": (
+        "ports: [train]\nrun: 'serve {{ ports.trian }}'",
+        "run: asks for port 'trian', which the job file does not have; did you mean 'train'?",
+    ),
+    "unknown placeholder": ("run: 'bench {{ foo }}'", "run: 'foo' is undefined"),
+    "torn placeholder": ("run: 'bench {{ foo'", "run: "),
+    "placeholder in a phase": (
+        "phases: [{name: a, run: x}, {name: b, run: '{{ ports.p }}'}]",
+        "phases[1].run: asks for port 'p'",
+    ),
+    "name with spaces": ("name: a b\nrun: x", "name: 'a b' cannot be a name"),
+    "name with quotes": ('name: "it\'s"\nrun: x', 'name: "it\'s" cannot be a name'),
+    "name with a command": ("name: $(reboot)\nrun: x", "name: '$(reboot)' cannot be a name"),
+    "phase name with a command": (
+        "phases: [{name: '$(reboot)', run: x}]",
+        "phases[0].name: '$(reboot)' cannot be a name",
+    ),
+    "phase twice": (
+        "phases: [{name: a, run: x}, {name: a, run: y}]",
+        "phases: the name 'a' is used twice; rename one",
+    ),
+    "reserved phase": ("phases: [{name: job, run: x}]", "phases: 'job' means the whole job"),
+    "key twice": ("run: x\nrun: y", "not readable as YAML: line 2: key 'run' is given twice"),
+    "no YAML": ("run: [x", "not readable as YAML: line 1"),
+    "empty file": ("", "expected keys and values, found an empty file"),
+    "a list": ("- run: x", "expected keys and values, found list"),
+    "interval without unit": (
+        "run: x\nmonitoring: {interval: '5'}",
+        "monitoring.interval: '5' is not a duration; write a number with ms, s, m or h",
+    ),
+    "interval too short": (
+        "run: x\nmonitoring: {interval: 1ms}",
+        "monitoring.interval: '1ms' is too short; write 100ms or more",
+    ),
+    "unknown exporter": (
+        "run: x\nmonitoring: {exporters: [nod]}",
+        "monitoring.exporters[0]: 'nod' is not known here; write 'node' or 'cgroup'",
+    ),
+    "metrics without scheme": (
+        "run: x\nmetrics: {training: 'localhost:8000'}",
+        "metrics.training: 'localhost:8000' is not a metrics address",
+    ),
+    "metrics with a command": (
+        "run: x\nmetrics: {training: 'http://$(id):8000/'}",
+        "metrics.training: 'http://$(id):8000/' is not a metrics address",
+    ),
+    "metrics named like ours": (
+        "run: x\nmetrics: {node: 'http://localhost:1/metrics'}",
+        "metrics: 'node' is one of our own exporters",
+    ),
+    "too many nodes for one machine": (
+        "run: x\nresources: {nodes: 3}",
+        "resources.nodes: 3 nodes on site 'local', which is one machine",
+    ),
+    "short sbatch option": (
+        "run: x\nresources: {extra: [-x]}",
+        "resources.extra[0]: '-x' is not a long sbatch option",
+    ),
+    "option with a second line": (
+        'run: x\nresources: {extra: ["--x=1\\nrm -rf /"]}',
+        "must be a single line",
+    ),
+    "account with a second line": (
+        'run: x\nresources: {account: "a\\n#SBATCH --x"}',
+        "resources.account: 'a\\n#SBATCH --x' must be a single line",
+    ),
+}
+
+
+def context(job_file):
+    return Context(
+        "r-1", Path("/runs/r-1"), str(job_file), job_file.parent, "/usr/bin/python3", "0"
+    )
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+def test_a_mistake_names_file_key_and_fix(mistake, tmp_path):
+    text, expected = WRONG[mistake]
+    job_file = tmp_path / "wrong.yaml"
+    job_file.write_text(text)
+    with pytest.raises(JobmeterError) as caught:
+        spec, _ = read_spec(job_file)
+        make_plan(spec, "local", read_site("local"), context(job_file))
+    message = str(caught.value)
+    assert caught.value.exit_code == 2
+    assert message.startswith(f"{job_file}: ")
+    assert expected in message
+    assert "\n" not in message
+
+
+def test_missing_file_and_binary_file(tmp_path):
+    with pytest.raises(SpecError, match="no such file"):
+        read_spec(tmp_path / "none.yaml")
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00run")
+    with pytest.raises(SpecError, match="cannot be read"):
+        read_spec(binary)
+
+
+def test_the_smallest_job_file_is_a_command(tmp_path):
+    job_file = tmp_path / "hello.yaml"
+    job_file.write_text("run: echo hello\n")
+    spec, _ = read_spec(job_file)
+    plan = make_plan(spec, "local", read_site("local"), context(job_file))
+    assert plan.name == "hello"
+    assert [(phase.name, phase.command) for phase in plan.phases] == [("run", "echo hello")]
+
+
+def test_a_time_without_quotes_is_what_it_says(tmp_path):
+    """YAML 1.1 reads 01:30:00 as the number 5400, which Slurm would take as minutes."""
+    job_file = tmp_path / "job.yaml"
+    job_file.write_text("run: x\nresources: {time: 01:30:00}\n")
+    spec, _ = read_spec(job_file)
+    assert spec.resources.time == "01:30:00"
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_example_is_a_job_file(path):
+    spec, _ = read_spec(path)
+    make_plan(spec, "local", read_site("local"), context(path))
+
+
+def test_values_in_a_command_are_quoted_and_ports_are_left_to_the_shell(tmp_path):
+    folder = tmp_path / "it's $(here)"
+    folder.mkdir()
+    job_file = folder / "job.yaml"
+    job_file.write_text("ports: [api]\nrun: 'serve {{ job_dir }}/x --port {{ ports.api }}'\n")
+    spec, _ = read_spec(job_file)
+    command = make_plan(spec, "local", read_site("local"), context(job_file)).phases[0].command
+    assert command.endswith("/x --port ${JOBMETER_PORT_API}")
+    assert re.search(r"serve '.*it'\"'\"'s \$\(here\)'/x", command)
