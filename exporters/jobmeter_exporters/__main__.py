@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import logging
 import signal
+import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from jobmeter_exporters.errors import ExporterError
@@ -25,25 +27,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code.
 
     0 after such a signal, 1 when it cannot serve, 2 for wrong usage, 98 (EADDRINUSE) when the port
-    is taken. To be called in the main thread.
+    is taken. To be called in the main thread, the only one that may handle signals.
     """
-    # Held back from here on, so that a stop during the start is as orderly as a later one.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
-        names, settings = parse(argv)
-        logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
-        return serve(names, settings)
+        # First of all, so that a stop during the start is as orderly as a later one.
+        with stop_requests() as stop:
+            names, settings = parse(argv)
+            logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+            return serve(names, settings, stop)
     except ExporterError as problem:
         sys.stderr.write(f"jobmeter exporter: {problem}\n")
         return problem.exit_code
     except SystemExit as stop:  # argparse: 0 after --help, 2 for wrong usage
         return stop.code if isinstance(stop.code, int) else 1
+
+
+@contextmanager
+def stop_requests() -> Iterator[socket.socket]:
+    """Yield a socket that gets one byte, its number, for each signal that arrives.
+
+    A socket, because it wakes the reader whichever thread the kernel chose to interrupt: a caller
+    may have loaded libraries with threads of their own.
+    """
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    before_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    before = {number: signal.signal(number, lambda *_: None) for number in STOP_SIGNALS}
+    try:
+        yield reader
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        signal.set_wakeup_fd(before_fd)
+        reader.close()
+        writer.close()
 
 
-def serve(names: Sequence[str], settings: Settings) -> int:
-    """Serve the exporters ``names`` until one of ``STOP_SIGNALS``, which must be blocked.
+def serve(names: Sequence[str], settings: Settings, stop: socket.socket) -> int:
+    """Serve the exporters ``names`` until ``stop`` gets one of ``STOP_SIGNALS``.
 
     Raises:
         ExporterError: It cannot listen, or a file cannot be read or written.
@@ -56,7 +77,8 @@ def serve(names: Sequence[str], settings: Settings) -> int:
             target=server.serve_forever, args=(CHECK_INTERVAL_S,), name="accept", daemon=True
         )
         loop.start()
-        signal.sigwait(STOP_SIGNALS)
+        while stop.recv(1)[0] not in STOP_SIGNALS:
+            continue  # a signal that the caller handles
         server.shutdown()
         server.finish(LONGEST_FINISH_S)
     return 0

@@ -14,8 +14,8 @@ import socketserver
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -34,7 +34,7 @@ LONGEST_CONNECTION_S = 10.0
 """A connection older than this is cut: the scrape timeout of Prometheus is shorter."""
 
 MOST_CONNECTIONS = 32
-"""More at once are closed unread; one Prometheus and a few curious users need far fewer."""
+"""For one more than this the oldest is cut, so that idle ones cannot keep Prometheus out."""
 
 CHECK_INTERVAL_S = 0.25
 """How often old connections are looked for, and how long a stop may wait to be noticed."""
@@ -213,11 +213,13 @@ class ExporterServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
             return self._idle.wait_for(lambda: self._answering == 0, timeout_s)
 
     def verify_request(self, request: Request, client_address: object) -> bool:
-        """Refuse a connection beyond the limit, else note when it came."""
+        """Note when a connection came, and cut the oldest when they become too many."""
+        if isinstance(request, tuple):
+            return False
         with self._lock:
-            if len(self._connections) >= MOST_CONNECTIONS or isinstance(request, tuple):
-                return False
+            oldest = list(self._connections)[: len(self._connections) + 1 - MOST_CONNECTIONS]
             self._connections[request] = time.monotonic()
+        _cut(oldest)
         return True
 
     def shutdown_request(self, request: Request) -> None:
@@ -232,16 +234,19 @@ class ExporterServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
         oldest = time.monotonic() - LONGEST_CONNECTION_S
         with self._lock:
             old = [request for request, came in self._connections.items() if came < oldest]
-        for request in old:
-            try:
-                request.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                continue  # it ended by itself meanwhile
+        _cut(old)
 
     def handle_error(self, request: Request, client_address: object) -> None:
         """Log what went wrong in an answer; a client that went away is not worth a line."""
         if not isinstance(sys.exc_info()[1], OSError):
             logger.exception("an answer failed")
+
+
+def _cut(connections: Iterable[socket.socket]) -> None:
+    for connection in connections:
+        # Its thread wakes up, finds the end of the request, and closes it. It may have done so.
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
 
 
 def write_port_file(path: Path, port: int) -> None:

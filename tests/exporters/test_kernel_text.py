@@ -24,10 +24,12 @@ PARSERS = [
 
 # Arbitrary text, and text made of the words that the parsers look for.
 WORDS = st.sampled_from(
-    ("0", "1", "-1", "²", "1٣", "9" * 44, "max", "some", "total=", "total=1", "Read", "Write")
-    + ("8:0", "rbytes=1", "wbytes=1", "rbytes=", ":", "-", ",", "0-3", "3-0", ")", "(", "/")
-    + ("Pss:", "Pss_Anon:", "0::/", "\\777", "cgroup", "cgroup2", "usage_usec", "user", "anon")
-    + ("oom_kill", "total_rss", "Cpus_allowed_list:")
+    [
+        *("0", "1", "-1", "²", "1٣", "9" * 44, "max", "some", "total=", "total=1", "Read", "Write"),
+        *("8:0", "rbytes=1", "wbytes=1", "rbytes=", ":", "-", ",", "0-3", "3-0", ")", "(", "/"),
+        *("Pss:", "Pss_Anon:", "0::/", "\\777", "cgroup", "cgroup2", "usage_usec", "user", "anon"),
+        *("oom_kill", "total_rss", "Cpus_allowed_list:"),
+    ]
 )
 LINES = st.lists(st.lists(WORDS, max_size=26).map(" ".join), max_size=6).map("\n".join)
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 import jobmeter_exporters
-from jobmeter_exporters.__main__ import address, main, parse
+from jobmeter_exporters.__main__ import STOP_SIGNALS, address, main, parse, serve, stop_requests
+from jobmeter_exporters.settings import Settings
 
 DEADLINE_S = 20.0
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(jobmeter_exporters.__file__).parents[1])}
@@ -124,9 +125,27 @@ def test_help_is_0(capsys):
 
 
 def test_signals_are_as_before_after_the_end(capsys):
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
     main(["--help"])
-    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
+
+
+def test_a_stop_during_the_start_is_orderly():
+    """The signal waits until the server runs, and then ends it at once."""
+    with stop_requests() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert serve(["cgroup"], Settings(run_id="r1"), stop) == 0
+
+
+def test_a_signal_of_the_caller_is_not_a_stop():
+    before = signal.signal(signal.SIGUSR2, lambda *_: None)
+    try:
+        with stop_requests() as stop:
+            os.kill(os.getpid(), signal.SIGUSR2)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert serve(["cgroup"], Settings(run_id="r1"), stop) == 0
+    finally:
+        signal.signal(signal.SIGUSR2, before)
 
 
 def test_settings_from_the_command_line():

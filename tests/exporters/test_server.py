@@ -241,7 +241,7 @@ def test_a_client_that_sends_a_little_now_and_then_is_cut(monkeypatch):
                 alive = False
 
 
-def test_connections_beyond_the_limit_are_closed(monkeypatch):
+def test_idle_connections_make_room_for_a_new_one(monkeypatch):
     monkeypatch.setattr(server_module, "MOST_CONNECTIONS", 1)
     with serving(Settings(run_id="r1")) as server:
         address = ("127.0.0.1", server.port)
@@ -249,9 +249,9 @@ def test_connections_beyond_the_limit_are_closed(monkeypatch):
             socket.create_connection(address, timeout=DEADLINE_S) as first,
             socket.create_connection(address, timeout=DEADLINE_S) as second,
         ):
-            assert second.recv(1) == b""
-            first.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            assert first.recv(12) == b"HTTP/1.0 200"
+            assert first.recv(1) == b""
+            second.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert second.recv(12) == b"HTTP/1.0 200"
 
 
 def test_finish_waits_for_the_answer_in_progress_and_not_longer():
