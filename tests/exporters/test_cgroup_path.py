@@ -112,6 +112,13 @@ def test_a_mount_that_does_not_show_the_job_is_passed_over(v2_node):
     assert locate(v2_node.settings).source == "cgroup_v2"
 
 
+def test_a_group_of_the_same_name_in_another_part_of_the_tree_is_not_ours(v2_node):
+    v2_node.mounts(("/other/scope", "/sys/fs/cgroup", "cgroup2", "rw"))
+    v2_node.write_group("job_123", {"cpu.stat": "usage_usec 1\n"})
+    with pytest.raises(NoData, match="not visible in any mount"):
+        locate(v2_node.settings)
+
+
 def test_a_namespace_that_begins_below_the_job(v2_node):
     v2_node.belongs_to("0::/")
     with pytest.raises(NoData, match="no control group of a Slurm job"):

@@ -7,13 +7,17 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import jobmeter_exporters
 from jobmeter_exporters.__main__ import STOP_SIGNALS, address, main, parse, serve, stop_requests
+from jobmeter_exporters.registry import EXPORTERS
+from jobmeter_exporters.server import ExporterServer
 from jobmeter_exporters.settings import Settings
 
 DEADLINE_S = 20.0
@@ -144,8 +148,40 @@ def test_a_signal_of_the_caller_is_not_a_stop():
             os.kill(os.getpid(), signal.SIGUSR2)
             os.kill(os.getpid(), signal.SIGTERM)
             assert serve(["cgroup"], Settings(run_id="r1"), stop) == 0
+            stop.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                stop.recv(1)
     finally:
         signal.signal(signal.SIGUSR2, before)
+
+
+def test_a_scrape_in_progress_is_finished(port_file, monkeypatch):
+    released = threading.Event()
+
+    class Blocked:
+        def collect(self):
+            stop_writer.send(bytes([signal.SIGTERM]))
+            assert released.wait(DEADLINE_S)
+            return iter(())
+
+    def finish(server, timeout_s):
+        released.set()
+        return wait_until_idle(server, timeout_s)
+
+    wait_until_idle = ExporterServer.finish
+    monkeypatch.setattr(ExporterServer, "finish", finish)
+    monkeypatch.setitem(EXPORTERS, "blocked", lambda settings: Blocked())
+    stop_reader, stop_writer = socket.socketpair()
+    settings = Settings(run_id="r1", port_file=port_file)
+    with stop_reader, stop_writer, ThreadPoolExecutor() as pool:
+        code = pool.submit(serve, ["blocked"], settings, stop_reader)
+        deadline = time.monotonic() + DEADLINE_S
+        while not port_file.exists():
+            assert time.monotonic() < deadline
+        status, text = get(int(port_file.read_text()))
+        assert code.result(DEADLINE_S) == 0
+    assert status == 200
+    assert 'jobmeter_collector_success{collector="blocked"} 1.0' in text
 
 
 def test_settings_from_the_command_line():

@@ -196,6 +196,16 @@ def test_a_reused_pid_of_the_monitoring_is_payload(tmp_path):
     assert tree.read()["job_processes"] == 2
 
 
+def test_the_total_stays_when_a_parent_never_learns_of_the_end(tmp_path):
+    """As with SIGCHLD ignored: the parent lives on and its waited time does not grow."""
+    fake_process(tmp_path, 10, 1, started=5, ticks=100)
+    fake_process(tmp_path, 11, 10, started=6, ticks=300)
+    tree = ProcessTree(10, (), tmp_path, own=99)
+    before = cpu(tree)
+    (tmp_path / "11" / "stat").unlink()
+    assert cpu(tree) == before == 400 / os.sysconf("SC_CLK_TCK")
+
+
 def test_memory_of_a_process_is_its_share(script):
     readings = ProcessTree(script.pid, (), PROC).read()
     if not os.access(PROC / str(script.pid) / "smaps_rollup", os.R_OK):
