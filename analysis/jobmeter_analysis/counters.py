@@ -23,8 +23,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from jobmeter.window import Window
 
+from jobmeter.window import Window
 from jobmeter_analysis.recording import Times, Values
 
 
@@ -56,6 +56,8 @@ class Increases:
         value: Shape (K,): best value.
         low: Shape (K,): lower bound.
         high: Shape (K,): upper bound; infinite when nothing was read after the window.
+        enclosing: Shape (K,): increase from the last reading before the window to the first
+            behind it, or as far as there are any.
         resets: Shape (K,): how often each counter restarted between the readings used.
         opened: Whether something was known at or before the start of the window.
         closed: Whether something was read at or after its end.
@@ -66,6 +68,7 @@ class Increases:
     value: Values
     low: Values
     high: Values
+    enclosing: Values
     resets: npt.NDArray[np.int64]
     opened: bool
     closed: bool
@@ -112,6 +115,7 @@ def increases(readings: Readings, window: Window, together: int = 0) -> Increase
         value=value,
         low=low,
         high=high,
+        enclosing=grown[last] - grown[first],
         resets=resets,
         opened=opened,
         closed=closed,

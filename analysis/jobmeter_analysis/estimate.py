@@ -170,7 +170,7 @@ def difference(whole: Estimate, part: Estimate) -> Estimate:
 
 
 def quotient(above: Estimate, below: Estimate) -> Estimate:
-    """Return ``above / below``, both never negative; unavailable when ``below`` may only be zero."""
+    """Return ``above / below``, both never negative; unavailable when ``below`` is zero."""
     if not (above.available and below.available):
         return unavailable(*above.reasons, *below.reasons)
     if below.value == 0:

@@ -23,7 +23,9 @@ _LINE = re.compile(
     r"(?:[ \t]+(?P<time>[-+0-9.eE]+))?"
     r"[ \t]*(?P<exemplar>#.*)?"
 )
-_LABEL = re.compile(r"[ \t]*([a-zA-Z_][a-zA-Z0-9_]*)[ \t]*=[ \t]*\"((?:[^\"\\]|\\.)*)\"[ \t]*(?:,|$)")
+_LABEL = re.compile(
+    r"[ \t]*([a-zA-Z_][a-zA-Z0-9_]*)[ \t]*=[ \t]*\"((?:[^\"\\]|\\.)*)\"[ \t]*(?:,|$)"
+)
 _TYPE = re.compile(rf"#[ \t]+TYPE[ \t]+({_NAME})[ \t]+(\w+)")
 _ESCAPE = re.compile(r"\\(.)")
 _ESCAPED = {"n": "\n", '"': '"', "\\": "\\"}
@@ -59,12 +61,12 @@ class Exposition:
 
 
 def parse_exposition(text: str, wanted: Callable[[str], bool] | None = None) -> Exposition:
-    """Parse an exposition; only metrics that are ``wanted`` are kept.
+    r"""Parse an exposition; only metrics that are ``wanted`` are kept.
 
     A last line without its newline was cut: its value may have lost digits, so it is dropped.
     The same label set given twice keeps its first value, as Prometheus does.
 
-    >>> parse_exposition('a_total{k="x"} 2\\n').samples
+    >>> parse_exposition('a_total{k="x"} 2\n').samples
     (Sample(name='a_total', labels={'k': 'x'}, value=2.0),)
     """
     lines = text.split("\n")
@@ -113,7 +115,7 @@ def completed(labels: Mapping[str, str], node: str, service: str) -> dict[str, s
 
 
 def _stored_name(label: str, labels: Mapping[str, str]) -> str:
-    """Prefix until it is free, as Prometheus does (scrape/scrape.go, resolveConflictingExposedLabels)."""
+    """Prefix until it is free (scrape/scrape.go, resolveConflictingExposedLabels)."""
     if label not in TARGET_LABELS:
         return label
     name = f"exported_{label}"

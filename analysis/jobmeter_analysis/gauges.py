@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jobmeter.window import Window
 
+from jobmeter.window import Window
 from jobmeter_analysis.recording import Times, Values
 
 Method = Literal["trapezoid", "step"]
-"""``trapezoid`` for what changes continuously, ``step`` (the last value holds) for queue lengths."""
+"""``trapezoid`` for what changes continuously, ``step`` (the last value holds) for queues."""
 
 FEWEST_FOR_INTERVAL = 10
 """With fewer samples nothing can be said about the spread of their mean."""

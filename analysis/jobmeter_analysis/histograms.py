@@ -89,7 +89,7 @@ def _on_edges(masses: Masses, edges: Edges) -> Masses:
     into = np.searchsorted(edges, masses.edges, "left")
 
     def gathered(values: Values) -> Values:
-        return np.bincount(into, weights=values, minlength=edges.size)
+        return np.bincount(into, weights=values, minlength=edges.size).astype(np.float64)
 
     return Masses(edges, gathered(masses.value), gathered(masses.low), gathered(masses.high))
 

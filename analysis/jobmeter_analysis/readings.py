@@ -13,9 +13,9 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
 from jobmeter.paths import Side
 from jobmeter.window import Phase
-
 from jobmeter_analysis.counters import Readings
 from jobmeter_analysis.recording import Times, Values
 from jobmeter_analysis.targets import STAMP_SHIFT_MS, Target, Track
@@ -89,10 +89,7 @@ def _block(tracks: Sequence[Track], created_ms: float | None) -> Block:
     return Block(
         tracks[0].times_ms,
         np.column_stack([track.values for track in tracks]),
-        {
-            index: np.array([track.edges[index] for track in tracks])
-            for index in tracks[0].edges
-        },
+        {index: np.array([track.edges[index] for track in tracks]) for index in tracks[0].edges},
         created_ms,
     )
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
 from jobmeter.errors import RecordingError
 
 Times = npt.NDArray[np.int64]
@@ -117,9 +118,7 @@ class _Wanted:
         return name in self._exact or any(name.endswith(one.name) for one in self._suffixes)
 
 
-def cleaned(
-    labels: Mapping[str, str], parts: Sequence[tuple[Times, Values]]
-) -> Series:
+def cleaned(labels: Mapping[str, str], parts: Sequence[tuple[Times, Values]]) -> Series:
     """Join pieces of one series: sorted by time, repeated times dropped, staleness set apart.
 
     Blocks and the write-ahead log overlap after a compaction, and each may hold a series in
@@ -214,7 +213,9 @@ class PrometheusFolder:
         try:
             return _read(wanted, wal)
         except _UNREADABLE as cause:
-            self._problems.append(f"write-ahead log is cut or damaged, its beginning is used: {cause}")
+            self._problems.append(
+                f"write-ahead log is cut or damaged, its beginning is used: {cause}"
+            )
         segments = sorted(path for path in wal.iterdir() if path.name.isdigit())
         pages = [
             (segment, page)

@@ -6,16 +6,16 @@ A recorded series and a sample of an edge are the same thing when metric name an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
 from jobmeter.edges import EdgeFetch, read_fetches
 from jobmeter.paths import AttemptPaths, Side
 from jobmeter.window import Window
-
 from jobmeter_analysis.exposition import Exposition, completed, read_exposition
 from jobmeter_analysis.recording import Series, Times, Values
 
@@ -25,7 +25,7 @@ Labels = frozenset[tuple[str, str]]
 GAP_INTERVALS = 2.5
 """Samples further apart than this many intervals have a gap between them."""
 STAMP_SHIFT_MS = 2
-"""Prometheus moves a time stamp by up to this much so that they compress well (scrape/scrape.go)."""
+"""Prometheus moves a time stamp by up to this much so that it compresses well (scrape.go)."""
 PROMETHEUS = "prometheus"
 _UNSTORED = frozenset({"__name__", "instance", "job", "run_id"})
 
@@ -196,7 +196,7 @@ class Target:
         covered = float(steps[steps <= self.max_gap_ms].sum())
         ends = (times[0] - window.start_ms, window.end_ms - times[-1])
         covered += sum(end for end in ends if end <= self.interval_ms + STAMP_SHIFT_MS)
-        return min(1.0, covered / (window.end_ms - window.start_ms))
+        return float(min(1.0, covered / (window.end_ms - window.start_ms)))
 
     def lost(self, window: Window, phase: str) -> bool:
         """Whether it answered in or before ``window``, and no longer at its end."""
@@ -229,16 +229,28 @@ class Edge:
 
 
 def read_edges(
-    attempt: AttemptPaths, phases: Sequence[str], wanted: Callable[[str], bool]
+    attempt: AttemptPaths,
+    phases: Sequence[str],
+    wanted: Callable[[str], bool],
+    whole_services: Collection[str],
 ) -> tuple[dict[TargetName, list[Edge]], list[str]]:
-    """Return the fetches of all boundaries by target, and what could not be read, in words."""
+    """Return the fetches of all boundaries by target, and what could not be read, in words.
+
+    Args:
+        attempt: Whose edges.
+        phases: Names of the phases.
+        wanted: Which metrics of a target to keep.
+        whole_services: Services of which every metric is kept: a counter there is known by its
+            declared type, whatever its name.
+    """
     edges: dict[TargetName, list[Edge]] = {}
     problems: list[str] = []
     sides: tuple[Side, Side] = ("start", "end")
     for phase in phases:
         for side in sides:
             for fetch in read_fetches(attempt.edge(phase, side)):
-                exposition = _exposition_of(fetch, wanted, problems)
+                keep = None if fetch.service in whole_services else wanted
+                exposition = _exposition_of(fetch, keep, problems)
                 boundary = Boundary(
                     phase,
                     side,
@@ -253,7 +265,7 @@ def read_edges(
 
 
 def _exposition_of(
-    fetch: EdgeFetch, wanted: Callable[[str], bool], problems: list[str]
+    fetch: EdgeFetch, wanted: Callable[[str], bool] | None, problems: list[str]
 ) -> Exposition | None:
     if not fetch.usable:
         return None
@@ -332,7 +344,9 @@ class TargetBuilder:
         return Scrapes(up.times_ms, done, up.values == 1)
 
     def _one(self, metric: str) -> Track | None:
-        pieces = [piece for of_labels in self._series.get(metric, {}).values() for piece in of_labels]
+        pieces = [
+            piece for of_labels in self._series.get(metric, {}).values() for piece in of_labels
+        ]
         return _track(frozenset(), pieces, {}) if pieces else None
 
 

@@ -1,0 +1,243 @@
+"""Everything that one attempt left, read once: plan, events, targets, phases.
+
+What is missing or damaged becomes a line in ``problems``; only a folder in which there is nothing
+at all is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from jobmeter.accounting import JobAccounting, read_accounting
+from jobmeter.errors import RecordingError, RunFolderError
+from jobmeter.events import EventLog, read_events
+from jobmeter.manifest import RunManifest, read_manifest
+from jobmeter.paths import AttemptPaths, RunPaths
+from jobmeter.window import Phase, job_window, phases_from
+from jobmeter_analysis.catalogue import Catalogue
+from jobmeter_analysis.readings import PROCESS_START
+from jobmeter_analysis.recording import PrometheusFolder, Recording, Selector, Series
+from jobmeter_analysis.targets import (
+    RUN_INFO,
+    Edge,
+    Target,
+    TargetBuilder,
+    TargetName,
+    read_edges,
+)
+
+LOCAL = "local"
+"""Name of an attempt that ran without Slurm."""
+SKEW_MS = 1000
+"""Clocks further apart than this are worth a word."""
+
+_ALWAYS = ("up", "scrape_duration_seconds", RUN_INFO, PROCESS_START, "job_source_info")
+_BUILD_INFO = "_build_info"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt as it is known.
+
+    Args:
+        manifest: What was planned.
+        name: Of the attempt folder.
+        log: Its events.
+        nodes: Names of its nodes, the first one first.
+        nodes_known: Whether the job said which nodes it has; else they are those that appear.
+        targets: Every planned endpoint on every node where it belongs, in order of the plan.
+        phases: Phases that were started, in order.
+        whole: From the first to the last event; None without any.
+        last_fact_ms: Time of the last thing that is known.
+        accounting: What Slurm said, None when it did not.
+        skewed: Nodes whose clock differs from that of the first node.
+        problems: What could not be read, in words.
+        recording_usable: Whether the recording could be read without loss.
+    """
+
+    manifest: RunManifest
+    name: str
+    log: EventLog
+    nodes: tuple[str, ...]
+    nodes_known: bool
+    targets: tuple[Target, ...]
+    phases: tuple[Phase, ...]
+    whole: Phase | None
+    last_fact_ms: int
+    accounting: JobAccounting | None
+    skewed: frozenset[str]
+    problems: tuple[str, ...]
+    recording_usable: bool
+
+    @property
+    def local(self) -> bool:
+        """Whether it ran without Slurm."""
+        return self.name.split(".")[0] == LOCAL
+
+
+def read_attempt(
+    run: RunPaths,
+    attempt: AttemptPaths,
+    catalogue: Catalogue,
+    recording: Recording | None = None,
+) -> Attempt:
+    """Read everything of one attempt that the catalogue needs.
+
+    Args:
+        run: The run it belongs to.
+        attempt: Its folder.
+        catalogue: What will be computed.
+        recording: Where the samples are, by default the attempt's data folder.
+
+    Raises:
+        RunFolderError: run.json cannot be used, or the attempt left nothing.
+    """
+    manifest = read_manifest(run.manifest)
+    log = read_events(attempt.events)
+    if not (log.events or attempt.tsdb.is_dir() or attempt.edges.is_dir()):
+        raise RunFolderError(
+            f"{attempt.attempt}: this attempt left no events, edges or recording; "
+            "the job ended before its script began, or the folder is not an attempt"
+        )
+    problems = _event_problems(log)
+    wanted = _wanted_names(catalogue)
+    payload = {target.service for target in manifest.targets if target.kind == "payload"}
+    edges, edge_problems = read_edges(attempt, _phase_names(manifest, log), wanted, payload)
+    source = recording or PrometheusFolder(attempt.tsdb)
+    series, recording_problems = _recorded(source, _selectors(catalogue, edges))
+    nodes, nodes_known = _nodes(manifest, log, series, edges)
+    job_start = next((event.time_ms for event in log.named("job_start")), None)
+    local = attempt.name.split(".")[0] == LOCAL
+    targets = _targets(manifest, nodes, series, edges, None if local else job_start)
+    last_fact = _last_fact_ms(log, targets)
+    return Attempt(
+        manifest=manifest,
+        name=attempt.name,
+        log=log,
+        nodes=nodes,
+        nodes_known=nodes_known,
+        targets=targets,
+        phases=phases_from(log.events, last_fact),
+        whole=job_window(log.events, last_fact),
+        last_fact_ms=last_fact,
+        accounting=read_accounting(attempt.accounting),
+        skewed=_skewed(log),
+        problems=(*problems, *edge_problems, *recording_problems),
+        recording_usable=not recording_problems,
+    )
+
+
+def _event_problems(log: EventLog) -> list[str]:
+    if not log.events:
+        return ["events.jsonl is missing or empty: phases and nodes are not known"]
+    if log.unreadable_lines:
+        return [f"events.jsonl has {log.unreadable_lines} line(s) that cannot be read"]
+    return []
+
+
+def _phase_names(manifest: RunManifest, log: EventLog) -> list[str]:
+    marked = [str(event.fields.get("phase")) for event in log.named("phase_start")]
+    return list(dict.fromkeys([*manifest.phases, *marked]))
+
+
+def _catalogue_metrics(catalogue: Catalogue) -> set[str]:
+    return {
+        metric
+        for group in catalogue.values()
+        for kpi in group.kpis.values()
+        for metric in kpi.metrics
+    }
+
+
+def _wanted_names(catalogue: Catalogue) -> Callable[[str], bool]:
+    names = _catalogue_metrics(catalogue).union(_ALWAYS)
+    return lambda name: name in names or name.endswith(_BUILD_INFO)
+
+
+def _selectors(catalogue: Catalogue, edges: dict[TargetName, list[Edge]]) -> list[Selector]:
+    """Return what to read: the catalogue's metrics, and every counter of the payload."""
+    declared = {
+        name
+        for of_target in edges.values()
+        for edge in of_target
+        if edge.exposition
+        for name, kind in edge.exposition.types.items()
+        if kind == "counter"
+    }
+    payload = {"job": "payload"}
+    return [
+        *(Selector(name) for name in sorted(_catalogue_metrics(catalogue).union(_ALWAYS))),
+        *(Selector(name, labels=payload) for name in sorted(declared)),
+        Selector(_BUILD_INFO, suffix=True),
+        Selector("_total", suffix=True, labels=payload),
+        Selector("_created", suffix=True, labels=payload),
+    ]
+
+
+def _recorded(source: Recording, selectors: list[Selector]) -> tuple[list[Series], list[str]]:
+    try:
+        return source.select(selectors), list(source.problems)
+    except RecordingError as cause:
+        return [], [str(cause)]
+
+
+def _nodes(
+    manifest: RunManifest,
+    log: EventLog,
+    series: Sequence[Series],
+    edges: dict[TargetName, list[Edge]],
+) -> tuple[tuple[str, ...], bool]:
+    """Return the nodes that the job named, or, without that, those that appear anywhere."""
+    for event in log.named("job_start"):
+        names = str(event.fields.get("nodes", "")).split()
+        if names:
+            return tuple(dict.fromkeys(names)), True
+    seen = [event.node for event in log.events]
+    seen += [name.node for name in edges]
+    first = [s.labels["node"] for s in series if s.labels.get("service") == "prometheus"]
+    rest = sorted({s.labels["node"] for s in series if "node" in s.labels})
+    return tuple(dict.fromkeys([*seen[:1], *first, *seen, *rest])), False
+
+
+def _targets(
+    manifest: RunManifest,
+    nodes: tuple[str, ...],
+    series: Sequence[Series],
+    edges: dict[TargetName, list[Edge]],
+    job_start_ms: int | None,
+) -> tuple[Target, ...]:
+    builders: dict[TargetName, TargetBuilder] = {}
+    for planned in manifest.targets:
+        for node in nodes if planned.placement == "every_node" else nodes[:1]:
+            name = TargetName(planned.service, node)
+            builders[name] = TargetBuilder(
+                name, planned.kind, manifest.interval_s * 1000, manifest.run_id
+            )
+    for one in series:
+        name = TargetName(one.labels.get("service", ""), one.labels.get("node", ""))
+        if name in builders:
+            builders[name].add_series(one)
+    for name, of_target in edges.items():
+        if name in builders:
+            builders[name].add_edges(of_target)
+    return tuple(builder.build(job_start_ms) for builder in builders.values())
+
+
+def _last_fact_ms(log: EventLog, targets: Sequence[Target]) -> int:
+    facts = [event.time_ms for event in log.events]
+    facts += [
+        int(target.scrapes.times_ms[-1]) for target in targets if target.scrapes.times_ms.size
+    ]
+    facts += [one.after_ms for target in targets for one in target.boundaries if one.usable]
+    return max(facts, default=0)
+
+
+def _skewed(log: EventLog) -> frozenset[str]:
+    """Return the nodes whose own clock was far from the first node's when a component started."""
+    skewed = set()
+    for event in log.named("component_start"):
+        theirs = event.fields.get("node_t")
+        if isinstance(theirs, int) and abs(theirs - event.time_ms) > SKEW_MS:
+            skewed.add(event.node)
+    return frozenset(skewed)
