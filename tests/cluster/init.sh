@@ -56,10 +56,6 @@ mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 mount -t tmpfs -o mode=755 tmpfs /run
 mount -t tmpfs -o mode=755 tmpfs /mnt
 mount --bind "$state/home" /home
-for file in hosts passwd group; do
-    mount --bind "$state/etc/$file" "/etc/$file"
-done
-mount --bind "$state/etc/slurm" /etc/slurm
 
 # provide TARGET SOURCE: create a missing mount point without writing to the machine's disk.
 provide() {
@@ -68,7 +64,12 @@ provide() {
     while [ ! -d "$parent" ]; do
         parent=${parent%/*}
     done
-    if [ "$(stat -f -c %T "$parent")" != overlayfs ] && [[ "$parent/" != /mnt/* ]]; then
+    if [ "$(stat -f -c %T "$parent")" != overlayfs ] && [[ ! "$parent/" =~ ^/(mnt|home)/ ]]; then
+        # An overlay shows the folder's own files, not what is mounted further down.
+        if grep -qF " $parent/" /proc/self/mounts; then
+            echo "cannot create $1: there are mounts below $parent" >&2
+            return 1
+        fi
         layer=$(mktemp -d -p /run)
         mount -t tmpfs tmpfs "$layer"
         mkdir "$layer/upper" "$layer/work"
@@ -89,6 +90,10 @@ for i in "${!targets[@]}"; do
     [ -e "$target" ] || provide "$target" "$state/held/$i"
     mount --bind "$state/held/$i" "$target"
     mount -o remount,bind,ro "$target"
+done
+
+for file in hosts passwd group slurm; do
+    mount --bind "$state/etc/$file" "/etc/$file"
 done
 
 # --- network and nodes ------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -247,6 +248,8 @@ def test_second_cluster_beside_the_first_leaves_nothing(cluster: Cluster, tmp_pa
             hidden: Path("/opt/jobmeter/checkout"),
             hidden / "tool": Path("/usr/local/bin/some-tool"),
             HERE: Path("/mnt/tests"),
+            HERE / "README.md": Path("/etc/a-new-file"),
+            HERE / "testbed.py": Path("/home/hpc/tools/testbed.py"),
         },
         cgroups=False,
         kill_wait_s=2,
@@ -256,6 +259,8 @@ def test_second_cluster_beside_the_first_leaves_nothing(cluster: Cluster, tmp_pa
         assert second.run("srun", "-N2", "some-tool").stdout == "a tool\n" * 2
         assert second.run("srun", "/opt/jobmeter/checkout/tool").stdout == "a tool\n"
         assert second.run("test", "-e", "/mnt/tests/testbed.py", node="mel0002").returncode == 0
+        assert second.run("test", "-s", "/etc/a-new-file").returncode == 0
+        assert second.run("test", "-s", "tools/testbed.py").returncode == 0
         refused = second.run("touch", "/opt/jobmeter/checkout/new", user="root", check=False)
         assert "Read-only file system" in refused.stderr
         assert "SlurmdTimeout           = 20 sec" in second.run("scontrol", "show", "conf").stdout
@@ -274,6 +279,7 @@ def test_second_cluster_beside_the_first_leaves_nothing(cluster: Cluster, tmp_pa
     assert links() == links_before
     assert not Path("/opt/jobmeter").exists()
     assert not Path("/usr/local/bin/some-tool").exists()
+    assert not Path("/etc/a-new-file").exists()
     assert cluster.run("srun", "-N3", "hostname").returncode == 0
 
 
@@ -298,11 +304,14 @@ def test_killed_session_leaves_nothing(cluster: Cluster) -> None:
     wait_for(lambda: leftovers(state) == [])
 
 
-def test_failed_start_tells_why_and_leaves_nothing(cluster: Cluster) -> None:
-    before = set(Path("/var/tmp").iterdir())
+def test_failed_start_tells_why_and_leaves_nothing(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = Path(tempfile.mkdtemp(prefix="jobmeter-cluster-", dir="/var/tmp"))
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda **_: str(state))
     with pytest.raises(ClusterError, match=r"(?s)during: slurmctld.*select/no_such_thing"):
         Cluster.start(nodes=1, SelectType="select/no_such_thing")
-    assert set(Path("/var/tmp").iterdir()) == before
+    assert leftovers(state) == []
 
 
 @pytest.mark.parametrize("target", ["tools", "/tmp/tools", "/new/tools", "/opt/../tools"])

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import TracebackType
 
 import processes
@@ -90,13 +90,14 @@ class Cluster:
             ClusterError: It did not start; the message ends with the log of the part that failed.
         """
         names = tuple(f"mel{number:04}" for number in range(1, nodes + 1))
-        sources = _checked(binds or {})
+        binds = binds or {}
+        _check(binds)
         mounts = requirements.cgroup_mounts() if cgroups else ()
         # Not in /tmp, which is hidden in the nodes.
         state = Path(tempfile.mkdtemp(prefix="jobmeter-cluster-", dir="/var/tmp"))
         cluster = cls(state, names, _free_uids(), cgroups=bool(mounts))
         try:
-            cluster._write_files(sources, mounts, kill_wait_s, settings)
+            cluster._write_files(binds, mounts, kill_wait_s, settings)
             cluster._start_keeper()
             cluster._wait_until_up(names, START_TIMEOUT_S)
             cluster.wait_idle(START_TIMEOUT_S)
@@ -255,7 +256,7 @@ class Cluster:
 
     def _write_files(
         self,
-        sources: Mapping[Path, PurePosixPath],
+        binds: Mapping[Path, Path],
         mounts: tuple[Path, ...],
         kill_wait_s: int,
         settings: Mapping[str, object],
@@ -274,7 +275,7 @@ class Cluster:
         (state / "binds").write_bytes(
             b"".join(
                 os.fsencode(source.resolve()) + b"\0" + os.fsencode(target) + b"\0"
-                for source, target in sources.items()
+                for source, target in binds.items()
             )
         )
 
@@ -401,8 +402,8 @@ class Cluster:
         # fmt: on
 
 
-def _checked(binds: Mapping[Path, Path]) -> dict[Path, PurePosixPath]:
-    """Return the binds as given, or say which of them cannot work."""
+def _check(binds: Mapping[Path, Path]) -> None:
+    """Refuse binds that cannot work, before anything is started."""
     for source, target in binds.items():
         if not source.exists():
             raise ValueError(f"binds: {source} does not exist")
@@ -412,7 +413,6 @@ def _checked(binds: Mapping[Path, Path]) -> dict[Path, PurePosixPath]:
             raise ValueError(f"binds: {target} is in a place that is private to each node")
         if not Path(*target.parts[:2]).exists():
             raise ValueError(f"binds: {target} needs a new folder in /; try below /mnt or /opt")
-    return {source: PurePosixPath(target) for source, target in binds.items()}
 
 
 def _free_uids() -> dict[str, int]:
