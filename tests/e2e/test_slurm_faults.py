@@ -1,0 +1,210 @@
+"""Jobs that end badly, and components that are killed: what is left, and what is said of it."""
+
+import os
+import signal
+
+import pytest
+from conftest import until
+
+pytestmark = [pytest.mark.cluster, pytest.mark.prometheus]
+
+CHECKPOINT_S = 2.0
+LONG = f"""
+name: long
+resources: {{nodes: 2, time: "00:01:00"}}
+monitoring: {{interval: 1s, checkpoint_interval: {CHECKPOINT_S:g}s}}
+phases:
+  - {{name: serve, run: "sleep 300"}}
+"""
+
+
+def lost_seconds(run, killed_ms):
+    """Seconds of samples that were taken before ``killed_ms`` and are not in the recording."""
+    report = run.table(check=False)
+    return report, killed_ms / 1000 - report.manifest["recording"]["last_sample"]
+
+
+def now_ms(user):
+    return int(user.cluster.run("date", "+%s%3N").stdout)
+
+
+def kill(user, node, pattern, job_folder):
+    """Kill one process of a node, found by its command line."""
+    found = [
+        pid
+        for pid, command in user.cluster.pids(node).items()
+        if pattern in command and job_folder in command
+    ]
+    assert len(found) == 1, f"{pattern}: {found} among {user.cluster.pids(node)}"
+    os.kill(found[0], signal.SIGKILL)
+
+
+def test_time_limit(user):
+    run = user.submit("long.yaml", LONG)
+    run.wait_for_event("phase_start")
+    user.cluster.run("scontrol", "update", f"job={run.job_id}", "EndTime=now+20")
+    run.wait_for_event("signal", signal="TERM", timeout_s=120)
+    killed = now_ms(user)
+    run.wait_for_end()
+    report, lost = lost_seconds(run, killed)
+    assert lost <= CHECKPOINT_S + 1
+    row = report.one("cpu_utilization_ratio_mean", phase="serve", entity="mel0002")
+    assert row["value"] is not None
+    assert report.one("slurm_elapsed_seconds")["source"].endswith("TIMEOUT")
+    assert "phase_interrupted" in report.one("phase_seconds", phase="serve")["reason"]
+    # Slurm's warning wrote the edges down while all exporters lived.
+    assert run.events("signal")[0]["signal"] == "USR1"
+    assert report.one("job_cpu_seconds_total", scope="job", phase="serve")["status"] == "exact"
+
+
+def test_scancel(user):
+    run = user.submit("long.yaml", LONG)
+    run.wait_for_event("phase_start")
+    until(lambda: len(run.events("checkpoint")) >= 2, 30, lambda: "no checkpoints")
+    killed = now_ms(user)
+    user.cluster.run("scancel", run.job_id)
+    run.wait_for_end()
+    report, lost = lost_seconds(run, killed)
+    assert lost <= CHECKPOINT_S
+    assert report.one("slurm_elapsed_seconds")["source"].endswith("CANCELLED")
+    assert "phase_interrupted" in report.one("phase_seconds", phase="serve")["reason"]
+    row = report.one("memory_used_bytes_mean", phase="serve", entity="mel0002")
+    assert row["value"] > 0
+    assert run.events("job_end")
+
+
+def test_power_failure_of_the_first_node(user):
+    """Nothing in the job gets a chance to act: what is left is the last checkpoint."""
+    run = user.submit("long.yaml", LONG.replace("[{", "[{").replace("nodes: 2", "nodes: 2"))
+    run.wait_for_event("phase_start")
+    until(lambda: len(run.events("checkpoint")) >= 4, 30, lambda: "no checkpoints")
+    killed = now_ms(user)
+    user.cluster.power_off("mel0001")
+    try:
+        report, lost = lost_seconds(run, killed)
+        assert lost <= CHECKPOINT_S + 1
+        assert not run.events("job_end")
+        seconds = report.one("phase_seconds", phase="serve")
+        assert "end_unmarked" in seconds["reason"]
+        row = report.one("cpu_utilization_ratio_mean", phase="serve", entity="mel0002")
+        assert row["status"] == "bounded"
+        assert "window_not_bracketed" in row["reason"]
+        assert report.manifest["state"] != "complete"
+    finally:
+        user.cluster.power_on("mel0001")
+        user.cluster.run("scancel", run.job_id, check=False)
+        run.wait_for_end()
+        user.cluster.run(
+            "scontrol", "update", "nodename=mel0001", "state=resume", user="root", check=False
+        )
+
+
+SERVES = f"""
+name: serves
+resources: {{nodes: 2, time: "00:05:00"}}
+monitoring: {{interval: 1s, checkpoint_interval: {CHECKPOINT_S:g}s}}
+phases:
+  - {{name: serve, run: "sleep 14"}}
+"""
+
+
+def test_prometheus_is_killed_and_comes_back(user):
+    run = user.submit("serves.yaml", SERVES)
+    until(lambda: len(run.events("checkpoint")) >= 3, 30, lambda: "no checkpoints")
+    killed = now_ms(user)
+    kill(user, "mel0001", "--storage.tsdb.path", run.folder.name)
+    run.wait_for_event("component_exit", component="prometheus", status=137)
+    run.wait_for_end()
+    report = run.table()
+    rows = report.find("memory_used_bytes_mean", phase="serve")
+    assert len(rows) == 2
+    for row in rows:
+        assert "sample_gap" in row["reason"]
+        assert 0.3 < row["coverage"] < 1
+    # The counters were fetched at both edges of the phase, whatever happened to the recording.
+    assert report.one("job_cpu_seconds_total", scope="job", phase="serve")["status"] == "exact"
+    lost = report.manifest["recording"]["largest_gap_seconds"]
+    assert lost < 14
+    assert report.manifest["state"] == "incomplete"
+    assert (killed / 1000) < report.manifest["recording"]["last_sample"]
+
+
+@pytest.mark.parametrize("component", ["node_exporter", "exporters"])
+def test_an_exporter_is_killed_and_comes_back(component, user):
+    run = user.submit("serves.yaml", SERVES)
+    run.wait_for_event("phase_start")
+    pattern = {"node_exporter": "--collector.textfile", "exporters": "jobmeter_exporters"}
+    # node_exporter has the run's secrets folder in its arguments, ours its name
+    kill(user, "mel0002", pattern[component], run.folder.name)
+    run.wait_for_event("component_exit", component=component, status=137, node="mel0002")
+    run.wait_for_end()
+    assert [e for e in run.events("component_start") if e["component"] == component][-1]
+    report = run.table()
+    service = {"node_exporter": "node", "exporters": "cgroup"}[component]
+    kpi = {"node": "cpu_utilization_ratio_mean", "cgroup": "job_cpu_cores_mean"}[service]
+    row = report.one(kpi, phase="serve", entity="mel0002", scope="node")
+    assert row["value"] is not None
+    monitoring = report.one(
+        "monitoring_cpu_seconds_total", phase="serve", entity=f"{service}@mel0002"
+    )
+    assert "counter_reset" in monitoring["reason"]
+    assert monitoring["status"] == "bounded"
+
+
+def test_an_exporter_that_keeps_dying_becomes_a_gap(user):
+    run = user.submit("serves.yaml", SERVES.replace("sleep 14", "sleep 25"))
+    run.wait_for_event("phase_start")
+    for deaths in range(1, 5):
+        kill(user, "mel0002", "--collector.textfile", run.folder.name)
+        until(
+            lambda deaths=deaths: len(run.events("component_exit")) >= deaths
+            and (
+                len(run.events("component_gave_up"))
+                or len([e for e in run.events("component_start")]) >= 5 + deaths
+            ),
+            30,
+            lambda: str(run.events()),
+        )
+    (gone,) = run.events("component_gave_up")
+    assert (gone["component"], gone["node"]) == ("node_exporter", "mel0002")
+    run.wait_for_end()
+    report = run.table()
+    row = report.one("memory_used_bytes_mean", phase="serve", entity="mel0002")
+    assert "target_lost" in row["reason"]
+    assert row["coverage"] < 0.9
+    other = report.one("memory_used_bytes_mean", phase="serve", entity="mel0001")
+    assert other["coverage"] == 1.0
+    assert report.manifest["state"] == "incomplete"
+
+
+def test_required_monitoring_that_cannot_start_stops_the_job(user):
+    profile = user.write(
+        "broken.yaml",
+        "description: no exporters here\nlauncher: slurm\n"
+        "programs: {node_exporter: [no_such_program]}\n",
+    )
+    job = user.write(
+        "job.yaml", "run: echo payload\nmonitoring: {required: true, ready_limit: 5s}\n"
+    )
+    done = user.jobmeter("submit", job, "--site", profile, "--wait", check=False)
+    assert done.returncode == 3
+    printed = dict(line.split(maxsplit=1) for line in done.stdout.splitlines()[:2])
+    (output,) = (user.outside(printed["run"]) / "output").iterdir()
+    assert "monitoring is required and not ready" in output.read_text()
+    assert "payload\n" not in output.read_text()
+
+
+def test_without_requirement_a_missing_program_is_a_reason_in_the_table(user):
+    profile = user.write(
+        "broken.yaml",
+        "description: no Prometheus here\nlauncher: slurm\n"
+        "programs: {prometheus: [no_such_program]}\n",
+    )
+    job = user.write("job.yaml", "run: 'sleep 1; exit 4'\nmonitoring: {ready_limit: 3s}\n")
+    done = user.jobmeter("submit", job, "--site", profile, "--wait", check=False)
+    assert done.returncode == 4
+    printed = dict(line.split(maxsplit=1) for line in done.stdout.splitlines()[:2])
+    report = user.jobmeter("analyze", printed["run"], "--format", "json")
+    # The edges alone still give what counters did.
+    assert '"cpu_utilization_ratio_mean"' in report.stdout
+    assert "not on PATH" in report.stdout
