@@ -16,8 +16,25 @@ from jobmeter_analysis.engine import COLUMNS, Analysis
 PIPE_WIDTH = 200
 """Columns to use where nobody has a terminal: wide enough that no cell is folded."""
 
-_BYTES = (("TiB", 2.0**40), ("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10))
-_COUNTS = (("T", 1e12), ("G", 1e9), ("M", 1e6))
+REASON_COLUMN_FROM = 130
+"""Width from which the reasons have a column of their own."""
+
+_STEPS: dict[str, tuple[tuple[str, float], ...]] = {
+    "bytes": (
+        ("TiB", 2.0**40),
+        ("GiB", 2.0**30),
+        ("MiB", 2.0**20),
+        ("KiB", 2.0**10),
+        ("B", 1.0),
+    ),
+    "1": (("T", 1e12), ("G", 1e9), ("M", 1e6), ("", 1.0)),
+    "seconds": (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)),
+    "ratio": (("%", 1e-2),),
+}
+"""Human units of a base unit, the largest first."""
+FULL_WIDTH = 400
+"""The same for all columns with all digits."""
+
 _STATUS_STYLE = {"exact": "green", "bounded": "cyan", "estimated": "yellow", "unavailable": "dim"}
 
 
@@ -30,14 +47,15 @@ def print_analysis(analysis: Analysis, console: Console | None = None, every: bo
         every: All columns of all rows, numbers as they are, instead of the compact form.
     """
     console = console or Console()
-    if not console.is_terminal and console.width < PIPE_WIDTH:
-        console = Console(file=console.file, width=PIPE_WIDTH, color_system=None)
-    console.print(rendered(analysis, every))
+    if not console.is_terminal:
+        width = FULL_WIDTH if every else max(PIPE_WIDTH, console.width)
+        console = Console(file=console.file, width=width, color_system=None)
+    console.print(rendered(analysis, every, console.width))
 
 
-def rendered(analysis: Analysis, every: bool = False) -> RenderableType:
+def rendered(analysis: Analysis, every: bool = False, width: int = PIPE_WIDTH) -> RenderableType:
     """Return the lines and the table as one thing to print."""
-    table = _full(analysis.table) if every else _compact(analysis.table)
+    table = _full(analysis.table) if every else _compact(analysis.table, width)
     return Group(Text(headline(analysis)), table, Text(missing(analysis)))
 
 
@@ -62,30 +80,52 @@ def missing(analysis: Analysis) -> str:
     return f"missing: {'; '.join([*reasons, *rows])}" if reasons or rows else "nothing is missing"
 
 
-def _compact(frame: pd.DataFrame) -> Table:
-    """Return one line per available row, grouped by phase; those without a number at its end."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("phase", no_wrap=True)
+def _compact(frame: pd.DataFrame, width: int) -> Table:
+    """Return one line per number, grouped by phase; a KPI without numbers has one line.
+
+    On a narrow terminal a reason stands below its KPI, elsewhere in a column of its own.
+    """
+    narrow = width < REASON_COLUMN_FROM
+    table = Table(box=None, pad_edge=False, padding=(0, 1 if narrow else 2, 0, 0), header_style="bold")
     table.add_column("kpi", no_wrap=True)
     table.add_column("entity", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
-    table.add_column("interval", no_wrap=True)
+    table.add_column("low .. high", no_wrap=True)
     table.add_column("status", no_wrap=True)
     table.add_column("cov", justify="right", no_wrap=True)
-    table.add_column("reason", overflow="fold")
+    if not narrow:
+        table.add_column("reason", no_wrap=True)
     for phase, rows in frame.groupby("phase", sort=False):
-        for index, row in enumerate(rows.to_dict(orient="records")):
-            table.add_row(str(phase) if index == 0 else "", *_cells(row))
-        table.add_section()
+        table.add_row(Text(f"phase {phase}", style="bold"))
+        for row in _merged(rows):
+            kpi, *cells, reason = _cells(row)
+            if narrow:
+                table.add_row(f"{kpi}\n  {reason}" if reason else kpi, *cells)
+            else:
+                table.add_row(kpi, *cells, reason)
     return table
 
 
-def _cells(row: dict[Any, Any]) -> Iterable[str | Text]:
+def _merged(rows: pd.DataFrame) -> Iterable[dict[Any, Any]]:
+    """Yield the rows; those without a number once per KPI and reason."""
+    said: set[tuple[str, str]] = set()
+    for row in rows.to_dict(orient="records"):
+        key = (str(row["kpi"]), str(row["reason"]))
+        if row["status"] == "unavailable":
+            alike = rows[(rows["kpi"] == key[0]) & (rows["reason"] == key[1])]
+            if key in said:
+                continue
+            said.add(key)
+            row["entity"] = row["entity"] if len(alike) == 1 else f"({len(alike)} entities)"
+        yield row
+
+
+def _cells(row: dict[Any, Any]) -> Iterable[Any]:
     unit = str(row["unit"])
     yield str(row["kpi"])
     yield str(row["entity"])
     yield human(row["value"], unit)
-    yield interval(row["low"], row["high"], unit) if row["status"] != "exact" else ""
+    yield "" if row["status"] == "exact" else interval(row["value"], row["low"], row["high"], unit)
     yield Text(str(row["status"]), style=_STATUS_STYLE[str(row["status"])])
     yield "" if math.isnan(row["coverage"]) else f"{100 * row['coverage']:.0f}%"
     yield str(row["reason"]).replace(";", "; ")
@@ -100,15 +140,16 @@ def _full(frame: pd.DataFrame) -> Table:
     return table
 
 
-def interval(low: float, high: float, unit: str) -> str:
-    """Return an interval in human units.
+def interval(value: float, low: float, high: float, unit: str) -> str:
+    """Return an interval in the unit that suits the value.
 
-    >>> interval(1024.0, math.inf, "bytes")
-    '1 KiB .. inf'
+    >>> interval(2048.0, 1024.0, math.inf, "bytes")
+    '1 .. inf'
     """
     if math.isnan(low) or math.isnan(high):
         return ""
-    return f"{human(low, unit)} .. {human(high, unit)}"
+    size, _ = _scale(value, unit)
+    return f"{_digits(low / size)} .. {_digits(high / size)}"
 
 
 def human(value: float, unit: str) -> str:
@@ -119,33 +160,23 @@ def human(value: float, unit: str) -> str:
     """
     if math.isnan(value):
         return "-"
-    if math.isinf(value):
-        return "inf" if value > 0 else "-inf"
-    if unit == "ratio":
-        return f"{100 * value:.4g} %"
-    if unit == "seconds":
-        return _seconds(value)
-    if unit in ("bytes", "bytes/s"):
-        return f"{_scaled(value, _BYTES, ' ')}{'' if abs(value) >= 1024 else ' B'}{unit[5:]}"
-    if unit in ("1", "1/s"):
-        return f"{_scaled(value, _COUNTS, ' ')}{unit[1:] and ' /s'}"
-    return f"{value:.4g} {unit}"
+    size, name = _scale(value, unit)
+    return f"{_digits(value / size)} {name}".rstrip()
 
 
-def _seconds(value: float) -> str:
-    for name, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if abs(value) >= size or value == 0:
-            return f"{_digits(value / size)} {name}"
-    return f"{value:.4g} s"
-
-
-def _scaled(value: float, steps: Iterable[tuple[str, float]], gap: str) -> str:
-    for name, size in steps:
-        if abs(value) >= size:
-            return f"{_digits(value / size)}{gap}{name}"
-    return _digits(value)
+def _scale(value: float, unit: str) -> tuple[float, str]:
+    """Return the size of a suitable unit in base units, and its name."""
+    base, _, per = unit.partition("/")
+    steps = _STEPS.get(base)
+    if steps is None:
+        return 1.0, unit
+    smallest = steps[-1] if value else steps[0 if base == "seconds" else -1]
+    name, size = next((step for step in steps if abs(value) >= step[1]), smallest)
+    return size, f"{name}/{per}" if per else name
 
 
 def _digits(value: float) -> str:
-    """Return four significant digits, never an exponent for what is larger."""
+    """Return four significant digits, never an exponent for what is larger than one."""
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"

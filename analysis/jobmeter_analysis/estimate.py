@@ -161,10 +161,15 @@ def _joined(value: float, low: float, high: float, parts: Sequence[Estimate]) ->
 
 
 def difference(whole: Estimate, part: Estimate) -> Estimate:
-    """Return ``whole - part`` where the part belongs to the whole: never below zero."""
+    """Return ``whole - part`` for counters of which one belongs to the other, read together.
+
+    The rest only grows too, so its own bounds are those of the same readings: the difference of
+    the lower ones, and of the upper ones. Never below zero.
+    """
     if not (whole.available and part.available):
         return unavailable(*whole.reasons, *part.reasons)
-    low, high = max(0.0, whole.low - part.high), max(0.0, whole.high - part.low)
+    low = max(0.0, whole.low - part.low)
+    high = math.inf if math.isinf(whole.high) else max(low, whole.high - part.high)
     value = min(max(whole.value - part.value, low), high)
     return _joined(value, low, high, (whole, part))
 
