@@ -16,6 +16,7 @@ import typer
 
 from jobmeter import __version__
 from jobmeter.errors import InvalidRecordingError, JobmeterError, RunFolderError, SpecError
+from jobmeter.manifest import read_manifest
 from jobmeter.paths import AttemptPaths, RunPaths
 
 if TYPE_CHECKING:
@@ -180,8 +181,9 @@ def analyze_command(
     from jobmeter.launch import refresh_accounting
 
     paths, attempts = _find(run)
+    required = read_manifest(paths.manifest).required
     window = _window(start, end)
-    valid = True
+    states = set()
     for attempt in attempts:
         refresh_accounting(attempt)
         analysis = _analyzed(paths, attempt, phase, window, out, write=window is None)
@@ -189,8 +191,8 @@ def analyze_command(
             _show(analysis, all_columns)
         else:
             _print_as(analysis, output_format)
-        valid = valid and analysis.valid
-    if not valid:
+        states.add(analysis.manifest["state"])
+    if required and states != {"complete"}:
         raise InvalidRecordingError(
             f"{run}: the recording is not valid and was required to be; see MANIFEST.json"
         )
@@ -234,8 +236,6 @@ def _find(folder: Path) -> tuple[RunPaths, tuple[AttemptPaths, ...]]:
     if folder.parent.name == "attempts":
         return RunPaths(folder.parent.parent), (AttemptPaths(folder),)
     paths = RunPaths(folder)
-    from jobmeter.manifest import read_manifest
-
     read_manifest(paths.manifest)  # first: a folder that is no run says so
     return paths, _attempts_of(paths)
 
@@ -260,14 +260,18 @@ def _analyzed(
 def _show(analysis: Analysis, all_columns: bool) -> None:
     from jobmeter_analysis.display import print_analysis
 
-    print_analysis(analysis, sys.stdout, all_columns=all_columns)
+    print_analysis(analysis, every=all_columns)
 
 
 def _print_as(analysis: Analysis, output_format: Format) -> None:
-    from jobmeter_analysis.report import as_bytes
+    from jobmeter_analysis.report import as_json
 
-    sys.stdout.flush()
-    sys.stdout.buffer.write(as_bytes(analysis, output_format.value))
+    if output_format is Format.JSON:
+        typer.echo(as_json(analysis), nl=False)
+    elif output_format is Format.CSV:
+        typer.echo(analysis.table.to_csv(index=False), nl=False)
+    else:
+        sys.stdout.buffer.write(analysis.table.to_parquet(index=False))
 
 
 def _window(start: str | None, end: str | None) -> Window | None:

@@ -31,7 +31,17 @@ FINAL_STATES = frozenset(
     }
 )
 
-_SACCT_FIELDS = ("JobID", "State", "ExitCode", "ElapsedRaw", "Start", "End", "MaxRSS", "TotalCPU")
+_SACCT_FIELDS = (
+    "JobID",
+    "State",
+    "ExitCode",
+    "ElapsedRaw",
+    "Start",
+    "End",
+    "MaxRSS",
+    "TotalCPU",
+    "QOS",
+)
 
 
 def submit_command(script: Path) -> tuple[str, ...]:
@@ -89,7 +99,9 @@ def accounting_from(stdout: str, job_id: str, restart: int = 0) -> JobAccounting
     Returns:
         None when the database does not know the job, or that start of it.
     """
-    rows = [line.split("|") for line in stdout.splitlines() if line.count("|") >= 7]
+    rows = [
+        line.split("|") for line in stdout.splitlines() if line.count("|") >= len(_SACCT_FIELDS) - 1
+    ]
     starts = [index for index, row in enumerate(rows) if row[0] == job_id]
     if restart >= len(starts):
         return None
@@ -105,7 +117,9 @@ def accounting_from(stdout: str, job_id: str, restart: int = 0) -> JobAccounting
     return JobAccounting(
         job_id=job_id,
         state=state,
-        final=state in FINAL_STATES and job["End"].isdigit(),
+        # For seconds after a job's end the database may know a part of it only, with a state that
+        # is wrong; it then calls the QOS Unknown.
+        final=state in FINAL_STATES and job["End"].isdigit() and job["QOS"] != "Unknown",
         source="sacct",
         exit_code=_exit_code_from(job["ExitCode"]),
         elapsed_s=float(job["ElapsedRaw"]) if job["ElapsedRaw"].isdigit() else None,

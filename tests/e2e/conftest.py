@@ -65,7 +65,7 @@ def slurm(installed):
     """A three-node Slurm where the unprivileged user has jobmeter."""
     missing = requirements.missing()
     if missing:
-        pytest.skip(missing)
+        pytest.skip(f"no Slurm cluster on this machine: {'; '.join(missing)}")
     if Path(sys.executable).resolve().is_relative_to("/root"):
         pytest.skip(f"other users cannot run {Path(sys.executable).resolve()}, which is below /root")
     binds = {

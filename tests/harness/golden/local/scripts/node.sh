@@ -223,7 +223,9 @@ leave() {
 WORK=$(local_scratch) || WORK=$(mktemp --directory)
 readonly WORK
 trap leave EXIT
-trap 'exit 0' TERM INT
+# Slurm sends TERM to this script when the job is cancelled or its time is over. The exporters are
+# needed a moment longer, for the end edges; the end of input follows, whatever happens.
+trap : TERM INT
 mkdir "$WORK/textfile"
 cat >"$WORK/textfile/jobmeter.prom" <<END
 # HELP jobmeter_run_info Names the run that this exporter belongs to.
