@@ -86,7 +86,9 @@ def _compact(frame: pd.DataFrame, width: int) -> Table:
     On a narrow terminal a reason stands below its KPI, elsewhere in a column of its own.
     """
     narrow = width < REASON_COLUMN_FROM
-    table = Table(box=None, pad_edge=False, padding=(0, 1 if narrow else 2, 0, 0), header_style="bold")
+    table = Table(
+        box=None, pad_edge=False, padding=(0, 1 if narrow else 2, 0, 0), header_style="bold"
+    )
     table.add_column("kpi", no_wrap=True)
     table.add_column("entity", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)

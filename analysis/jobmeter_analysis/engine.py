@@ -238,7 +238,9 @@ class _Phase:
             }
             if not services:
                 entity = str(targets[0].name) if len(targets) == 1 else PAYLOAD
-                yield self._row(name, kpi.unit, group.scope, entity, _uninstrumented(targets))
+                nodes = [target.name.node for target in targets]
+                number = _uninstrumented(targets)
+                yield self._row(name, kpi.unit, group.scope, entity, number, *nodes)
             for target, number in numbers:
                 if target.name.service in services:
                     entity, node = str(target.name), target.name.node

@@ -121,7 +121,11 @@ class AttemptBuilder:
         labels: Mapping[str, str] | None = None,
     ) -> None:
         """Record samples of one series, with the labels that Prometheus would attach."""
-        kind = "payload" if service in {t.service for t in self.plan.targets if t.kind == "payload"} else "stack"
+        kind = (
+            "payload"
+            if service in {t.service for t in self.plan.targets if t.kind == "payload"}
+            else "stack"
+        )
         attached = {
             "node": node or self.nodes[0],
             "service": service,
@@ -183,7 +187,9 @@ def node_text(t: float, cpus: int = 2) -> str:
     for cpu in range(cpus):
         lines.append(f'node_cpu_seconds_total{{cpu="{cpu}",mode="idle"}} {5000 + t / 2}')
         lines.append(f'node_cpu_seconds_total{{cpu="{cpu}",mode="user"}} {3000 + t / 2}')
-    lines += [f'node_network_receive_bytes_total{{device="{d}"}} {7e9 + 1000 * t}' for d in ("ib0", "lo")]
+    lines += [
+        f'node_network_receive_bytes_total{{device="{d}"}} {7e9 + 1000 * t}' for d in ("ib0", "lo")
+    ]
     lines += [f"node_memory_MemTotal_bytes {64 * 2**30}"]
     lines += [f"node_memory_MemAvailable_bytes {54 * 2**30}"]
     return "\n".join(lines) + "\n"
@@ -223,9 +229,16 @@ def trained(root: Path) -> AttemptBuilder:
     builder.event(75_000, "checkpoint", ms=20, copied_bytes=1000)
     builder.event(79_000, "recording_closed", ms=20, copied_bytes=500, clean=True)
     builder.event(80_000, "job_end", exit_code=0)
-    builder.edge("main", "start", "train", training_text(10, (0, 5, 5, 5, 5), 1.0, 9.0), 9_900, 9_910)
     builder.edge(
-        "main", "end", "train", training_text(610, (0, 55, 100, 100, 105), 21.0, 0.5), 70_010, 70_020
+        "main", "start", "train", training_text(10, (0, 5, 5, 5, 5), 1.0, 9.0), 9_900, 9_910
+    )
+    builder.edge(
+        "main",
+        "end",
+        "train",
+        training_text(610, (0, 55, 100, 100, 105), 21.0, 0.5),
+        70_010,
+        70_020,
     )
     for node in builder.nodes:
         for side, before in (("start", 9_920), ("end", 70_030)):
@@ -245,7 +258,9 @@ def _record_everything(builder: AttemptBuilder) -> None:
     for at in range(3_000, 79_000, 5_000):
         t = at / 1000
         phase = min(max(t - 10, 0), 60) / 60
-        _record_text(builder, "train", training_text(10 + 600 * phase, (0, 5, 5, 5, 5), 1.0, 1.0), at, "n1")
+        _record_text(
+            builder, "train", training_text(10 + 600 * phase, (0, 5, 5, 5, 5), 1.0, 1.0), at, "n1"
+        )
         prometheus = f"process_cpu_seconds_total {t / 100}\nprocess_resident_memory_bytes 8e7\n"
         _record_text(builder, "prometheus", prometheus, at, "n1")
         for node in builder.nodes:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from jobmeter.window import Window
 from jobmeter_analysis import gauges
 from jobmeter_analysis.counters import Readings, increases
@@ -97,7 +98,9 @@ def test_resets_lose_at_most_what_the_upper_bound_allows(steps, data):
     spans = [(1000 * i, 1000 * i) for i in range(len(values))]
     window = Window(0, spans[-1][0])
     up = increases(readings(spans, values), window)
-    hidden = sum(1 for i, (moved, restarts) in enumerate(steps) if restarts and moved >= values[i + 1])
+    hidden = sum(
+        1 for i, (moved, restarts) in enumerate(steps) if restarts and moved >= values[i + 1]
+    )
     if hidden == 0:  # a restart that overtakes its last reading cannot be seen in the counter
         assert up.low[0] <= truth <= up.high[0]
         assert up.resets[0] == sum(restarts for _, restarts in steps)
@@ -150,7 +153,9 @@ def test_true_quantile_lies_in_the_bracket(observed, read, window, q):
 @given(st.lists(st.floats(0, 3, allow_subnormal=False), min_size=1, max_size=60), st.data())
 def test_bracket_of_exact_masses_is_one_bucket(values, data):
     q = data.draw(st.sampled_from([0.5, 0.9, 0.99]))
-    masses = [sum(lo < v <= hi for v in values) for lo, hi in zip((-1, *BOUNDS), BOUNDS, strict=False)]
+    masses = [
+        sum(lo < v <= hi for v in values) for lo, hi in zip((-1, *BOUNDS), BOUNDS, strict=False)
+    ]
     array = np.array(masses, float)
     found = quantile(Masses(np.array(BOUNDS), array, array, array), q)
     edges = (0.0, *BOUNDS)
