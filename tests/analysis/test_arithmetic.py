@@ -1,5 +1,6 @@
 """The arithmetic against simulated truth: whatever was read when, the truth lies in [low, high]."""
 
+import itertools
 import math
 
 import numpy as np
@@ -212,7 +213,7 @@ def test_coverage_counts_neighbours_that_are_near(moments, window, max_gap):
     ordered = sorted(moments)
     covered = sum(
         max(0, min(right, window.end_ms) - max(left, window.start_ms))
-        for left, right in zip(ordered, ordered[1:], strict=False)
+        for left, right in itertools.pairwise(ordered)
         if right - left <= max_gap
     )
     assert found.covered_ms == covered
