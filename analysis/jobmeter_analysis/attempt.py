@@ -103,7 +103,7 @@ def read_attempt(
     problems = _event_problems(log)
     wanted = _wanted_names(catalogue)
     payload = {target.service for target in manifest.targets if target.kind == "payload"}
-    edges, edge_problems = read_edges(attempt, _phase_names(manifest, log), wanted, payload)
+    edges, edge_problems = read_edges(attempt, wanted, payload)
     source = recording or PrometheusFolder(attempt.tsdb)
     series, recording_problems = _recorded(source, _selectors(catalogue, edges))
     nodes, nodes_known = _nodes(manifest, log, series, edges)
@@ -134,11 +134,6 @@ def _event_problems(log: EventLog) -> list[str]:
     if log.unreadable_lines:
         return [f"events.jsonl has {log.unreadable_lines} line(s) that cannot be read"]
     return []
-
-
-def _phase_names(manifest: RunManifest, log: EventLog) -> list[str]:
-    marked = [str(event.fields.get("phase")) for event in log.named("phase_start")]
-    return list(dict.fromkeys([*manifest.phases, *marked]))
 
 
 def _catalogue_metrics(catalogue: Catalogue) -> set[str]:

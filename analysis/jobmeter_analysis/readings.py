@@ -252,16 +252,33 @@ class _Rows:
         if since == "job":
             start = self._target.job_start_ms
             return ([start] if start is not None and start < first else []), False
-        answered = self._target.answered_ms()
-        answered = answered[answered < first - STAMP_SHIFT_MS]
-        if answered.size:
-            if not all(one.whole for one in self._target.boundaries if one.usable):
-                return [], False
-            return sorted({*answered[answered <= a][-1:].tolist(), int(answered[-1])}), False
+        absent = self._answered_without(first)
+        if absent is None:
+            return [], False
+        if absent.size:
+            return sorted({*absent[absent <= a][-1:].tolist(), int(absent[-1])}), False
         born = self._birth_ms(first)
         if born is None:
             return [], True
         return ([born] if born <= a else [a, born]), False
+
+    def _answered_without(self, first_ms: int) -> Times | None:
+        """Return when the target answered before ``first_ms``, and did not have the counters.
+
+        None when an answer was not whole, so that the counters may have been in it.
+        """
+        scrapes = self._target.scrapes
+        absent = scrapes.times_ms[scrapes.up]
+        absent = absent[~np.isin(absent, self._block.times_ms)]
+        edges = [
+            one
+            for index, one in enumerate(self._target.boundaries)
+            if one.usable and index not in self._block.edges and one.after_ms < first_ms
+        ]
+        if not all(one.whole for one in edges):
+            return None
+        moments = np.unique(np.concatenate([absent, _column(one.after_ms for one in edges)]))
+        return moments[moments < first_ms - STAMP_SHIFT_MS]
 
     def _birth_ms(self, first_ms: int) -> int | None:
         """Return a moment before ``first_ms`` at which the counters did not exist yet."""

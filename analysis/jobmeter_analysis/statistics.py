@@ -273,7 +273,8 @@ def _reasons(
         reasons.update(_lost(target, phase))
     if any(up.resets.any() for _, up in parts):
         reasons.add(COUNTER_RESET)
-    if not all(one.between_edges for one, _ in parts) and _gap(target, phase):
+    known = all(bool((up.low == up.high).all()) for _, up in parts)
+    if not known and not all(one.between_edges for one, _ in parts) and _gap(target, phase):
         reasons.add(SAMPLE_GAP)
     return frozenset(reasons)
 

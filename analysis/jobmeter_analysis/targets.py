@@ -43,11 +43,11 @@ class TargetName:
 
 @dataclass(frozen=True)
 class Boundary:
-    """One fetch of one target at one end of a phase.
+    """One fetch of one target, at one end of a phase or while Prometheus was not ready yet.
 
     Args:
-        phase: Name of the phase.
-        side: Which end of it.
+        phase: Name of the phase; empty for a fetch of the boot.
+        side: Which end of it, or ``boot``.
         before_ms: When the fetch began.
         after_ms: When it was complete.
         usable: Whether there is an exposition.
@@ -55,7 +55,7 @@ class Boundary:
     """
 
     phase: str
-    side: Side
+    side: Side | Literal["boot"]
     before_ms: int
     after_ms: int
     usable: bool
@@ -149,11 +149,17 @@ class Target:
         return owners != {self.run_id}
 
     def boundary(self, phase: str, side: Side) -> int | None:
-        """Return the index of one boundary; None when the target was not asked there."""
-        for index, one in enumerate(self.boundaries):
-            if (one.phase, one.side) == (phase, side):
-                return index
-        return None
+        """Return the index of one boundary; None when the target was not asked there.
+
+        A target may be asked twice: what it left as a file counts before a fetch that failed.
+        """
+        found = [
+            index
+            for index, one in enumerate(self.boundaries)
+            if (one.phase, one.side) == (phase, side)
+        ]
+        usable = [index for index in found if self.boundaries[index].usable]
+        return next(iter([*usable, *found]), None)
 
     def done_ms(self, times_ms: Times) -> Times:
         """Return when the scrapes that began at ``times_ms`` were complete, as far as known."""
@@ -181,7 +187,7 @@ class Target:
         times = self.answered_ms()
         inside = times[(times >= window.start_ms) & (times <= window.end_ms)]
         ends = {"start": window.start_ms, "end": window.end_ms}
-        own = [ends[b.side] for b in self.boundaries if b.phase == phase and b.usable]
+        own = [ends[one.side] for one in self.boundaries if one.phase == phase and one.usable]
         return np.unique(np.concatenate([inside, np.array(own, np.int64)]))
 
     def coverage(self, window: Window, phase: str) -> float:
@@ -199,15 +205,16 @@ class Target:
         return float(min(1.0, covered / (window.end_ms - window.start_ms)))
 
     def lost(self, window: Window, phase: str) -> bool:
-        """Whether it answered in or before ``window``, and no longer at its end."""
+        """Whether it answered in or before ``window``, and then did not when it was asked.
+
+        A recording that simply ends says nothing of its targets.
+        """
         answered, silent = self.answered_ms(), self.silent_ms()
         before_end = answered[answered <= window.end_ms]
         if not before_end.size or self.boundary_usable(phase, "end"):
             return False
         if (answered >= window.end_ms).any():
             return False
-        if window.end_ms - before_end[-1] > self.max_gap_ms:
-            return True
         return bool((silent > before_end[-1]).any())
 
     def boundary_usable(self, phase: str, side: Side) -> bool:
@@ -230,7 +237,6 @@ class Edge:
 
 def read_edges(
     attempt: AttemptPaths,
-    phases: Sequence[str],
     wanted: Callable[[str], bool],
     whole_services: Collection[str],
 ) -> tuple[dict[TargetName, list[Edge]], list[str]]:
@@ -238,30 +244,38 @@ def read_edges(
 
     Args:
         attempt: Whose edges.
-        phases: Names of the phases.
         wanted: Which metrics of a target to keep.
         whole_services: Services of which every metric is kept: a counter there is known by its
             declared type, whatever its name.
     """
     edges: dict[TargetName, list[Edge]] = {}
     problems: list[str] = []
-    sides: tuple[Side, Side] = ("start", "end")
-    for phase in phases:
-        for side in sides:
-            for fetch in read_fetches(attempt.edge(phase, side)):
-                keep = None if fetch.service in whole_services else wanted
-                exposition = _exposition_of(fetch, keep, problems)
-                boundary = Boundary(
-                    phase,
-                    side,
-                    fetch.before_ms,
-                    fetch.after_ms,
-                    usable=exposition is not None,
-                    whole=exposition is not None and not exposition.torn,
-                )
-                name = TargetName(fetch.service, fetch.node)
-                edges.setdefault(name, []).append(Edge(boundary, exposition))
+    folders = attempt.edges.iterdir() if attempt.edges.is_dir() else ()
+    for folder in sorted(folders):
+        phase, side = _boundary_of(folder.name)
+        if side is None:
+            continue
+        for fetch in read_fetches(folder):
+            keep = None if fetch.service in whole_services else wanted
+            exposition = _exposition_of(fetch, keep, problems)
+            usable = exposition is not None
+            whole = exposition is not None and not exposition.torn
+            boundary = Boundary(phase, side, fetch.before_ms, fetch.after_ms, usable, whole)
+            name = TargetName(fetch.service, fetch.node)
+            edges.setdefault(name, []).append(Edge(boundary, exposition))
     return edges, problems
+
+
+def _boundary_of(folder: str) -> tuple[str, Side | Literal["boot"] | None]:
+    """Return phase and side of a folder of edges; no side for a folder that is none.
+
+    >>> _boundary_of("warm.up.start"), _boundary_of("boot.3"), _boundary_of("other")
+    (('warm.up', 'start'), ('', 'boot'), ('', None))
+    """
+    phase, _, side = folder.rpartition(".")
+    if side == "start" or side == "end":
+        return phase, "start" if side == "start" else "end"
+    return "", "boot" if phase == "boot" and side.isdigit() else None
 
 
 def _exposition_of(

@@ -305,6 +305,23 @@ def test_the_exposition_that_a_payload_left_is_its_end(build):
     assert number(row(analysis, "app_retries")) == (7, 7, 7, "exact")
 
 
+def test_fetches_of_the_boot_are_samples(damaged):
+    """Prometheus takes up its targets late; until then the job fetches by itself."""
+    run, attempt = damaged
+    shutil.rmtree(attempt.tsdb)
+    shutil.rmtree(attempt.edge("main", "start"))
+    for number_, at in enumerate((6_000, 11_000)):
+        folder = attempt.edges / f"boot.{number_}"
+        folder.mkdir()
+        times = {"before_ms": T0 + at, "after_ms": T0 + at + 10, "status": "ok"}
+        fetch = {"node": "n1", "service": "train", "file": "train@n1.prom", **times}
+        (folder / "fetches.jsonl").write_text(json.dumps(fetch) + "\n")
+        text = training_text(10 + 5 * number_, (0, 5, 5, 5, 5), 1.0, 9.0)
+        (folder / "train@n1.prom").write_text(text)
+    moved = row(analyze_attempt(run, attempt), "samples_total")
+    assert (moved["low"], moved["high"], moved["status"]) == (595, 600, "bounded")
+
+
 def test_a_gap_in_the_recording_is_named(build):
     gappy = build(plan=manifest(targets=STACK[:1]))
     gappy.job_start(0)

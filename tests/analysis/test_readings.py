@@ -72,6 +72,15 @@ def test_what_an_edge_does_not_have_yet_is_zero_there():
     assert interval(increase(one, KPI, PHASE)) == (8, 8, 8, "exact")
 
 
+def test_a_target_that_ended_by_itself_left_its_last_word():
+    """Asked in vain at both ends, and in between nothing was recorded: what it left is all."""
+    left = Boundary("main", "end", B - 3, B - 3, True, True)
+    ends = (boundary("start", usable=False), left, boundary("end", usable=False))
+    one = target([], {1: 8.0}, boundaries=ends)
+    assert interval(increase(one, KPI, PHASE)) == (8, 8, 8, "exact")
+    assert increase(one, KPI, PHASE).coverage == 1
+
+
 def test_what_a_torn_edge_does_not_have_is_unknown():
     torn = (boundary("start", whole=False), ENDS[1])
     one = target([(90_000, 5), (120_000, 6)], {1: 8.0}, boundaries=torn)
@@ -136,14 +145,14 @@ def test_counters_of_the_node_are_never_born():
 
 
 def test_a_killed_payload_has_no_upper_bound():
-    one = target([(90_000, 1), (110_000, 5), (115_000, 6)])
+    one = target([(90_000, 1), (110_000, 5), (115_000, 6)], down=[120_000, 125_000])
     found = increase(one, KPI, PHASE)
     assert (found.low, found.high, found.status) == (1, np.inf, "bounded")
     assert found.reasons == {"window_not_bracketed", "target_lost", "sample_gap"}
 
 
 def test_a_target_that_ended_before_the_phase_has_no_number():
-    one = target([(80_000, 1), (85_000, 5)])
+    one = target([(80_000, 1), (85_000, 5)], down=[90_000, 95_000])
     found = increase(one, KPI, PHASE)
     assert np.isnan(found.value)
     assert found.reasons == {"window_not_bracketed", "target_lost"}
