@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from slurm_user import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.prometheus]
 
@@ -60,8 +61,7 @@ metrics: {worker: "http://localhost:{{ ports.work }}/metrics"}
 phases:
   - name: serve
     run: |
-      /opt/programs/counting_server.py {{ ports.work }} &
-      until curl -sf localhost:{{ ports.work }}/metrics >/dev/null; do sleep 0.1; done
+      /opt/programs/start_counter.sh {{ ports.work }}
       curl -sf -X POST localhost:{{ ports.work }}/add/1000
   - name: short
     run: "curl -sf -X POST localhost:{{ ports.work }}/add/137"
@@ -145,7 +145,7 @@ def test_the_exit_code_of_the_payload_is_that_of_the_job(user):
 
 
 def test_awkward_folders_are_only_names(user):
-    awkward = "/home/hpc/it's 100% $(touch x) \"odd\""
+    awkward = '/home/hpc/it\'s 100% $(touch x) "odd"'
     user.cluster.run("mkdir", "-p", awkward)
     path = user.write("odd.yaml", "run: 'echo {{ job_dir }} $JOBMETER_PHASE'\n")
     done = user.jobmeter("submit", path, "--site", "generic-slurm", "--runs", awkward, "--wait")
@@ -168,11 +168,24 @@ def test_an_array_and_a_requeue_have_a_folder_each(user):
     assert '"slurm_elapsed_seconds"' in report.stdout
 
     again = user.submit(
-        "again.yaml", 'run: "sleep 5"\nresources: {extra: [--requeue]}\nmonitoring: {interval: 1s}\n'
+        "again.yaml",
+        'run: "sleep 5"\nresources: {extra: [--requeue]}\nmonitoring: {interval: 1s}\n',
     )
     again.wait_for_event("phase_start")
     user.cluster.run("scontrol", "requeue", again.job_id)
-    user.cluster.run("scontrol", "update", f"job={again.job_id}", "StartTime=now")
+    again.wait_for_event("job_end")
+    # Slurm holds a requeued job back for two minutes.
+    until(
+        lambda: (
+            user.cluster.run(
+                "scontrol", "update", f"job={again.job_id}", "StartTime=now", check=False
+            ).returncode
+            == 0
+            and (again.folder / "attempts" / f"{again.job_id}.r1").exists()
+        ),
+        30,
+        lambda: user.cluster.run("scontrol", "show", "job", again.job_id).stdout,
+    )
     again.wait_for_end()
     names = {path.name for path in (again.folder / "attempts").iterdir()}
     assert names == {again.job_id, f"{again.job_id}.r1"}

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from conftest import until
+from slurm_user import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.prometheus]
 
@@ -17,8 +17,7 @@ metrics: {worker: "http://localhost:{{ ports.work }}/metrics"}
 phases:
   - name: work
     run: |
-      /opt/programs/counting_server.py {{ ports.work }} &
-      until curl -sf localhost:{{ ports.work }}/metrics >/dev/null; do sleep 0.1; done
+      /opt/programs/start_counter.sh {{ ports.work }}
       for i in $(seq 10); do curl -sf -X POST localhost:{{ ports.work }}/add/COUNT; sleep 0.5; done
 """
 
@@ -31,7 +30,8 @@ def test_two_jobs_of_one_user_on_one_node_do_not_mix(user):
         run.wait_for_end()
     first, second = runs.values()
     windows = [
-        (run.events("phase_start")[0]["t"], run.events("phase_end")[0]["t"]) for run in (first, second)
+        (run.events("phase_start")[0]["t"], run.events("phase_end")[0]["t"])
+        for run in (first, second)
     ]
     assert max(start for start, _ in windows) < min(end for _, end in windows), "not at once"
     for count, run in runs.items():
@@ -91,7 +91,10 @@ def test_nobody_else_can_read_or_scrape_and_the_password_is_nowhere(user):
     )
     assert refused.returncode == 7
 
-    secrets = [password, *re.findall(r"\$2b\$\S+", (run.folder / "secrets" / "web.yml").read_text())]
+    secrets = [
+        password,
+        *re.findall(r"\$2b\$\S+", (run.folder / "secrets" / "web.yml").read_text()),
+    ]
     assert len(secrets) == 2
     processes = "\n".join(cluster.pids().values())
     assert run.folder.name in processes

@@ -74,13 +74,15 @@ def test_events_survive_a_torn_line(tmp_path):
 
 def test_phases_end_at_the_mark_or_at_the_last_fact(tmp_path):
     path = tmp_path / "events.jsonl"
-    path.write_text(
-        '{"t": 1, "node": "n", "event": "job_start"}\n'
-        '{"t": 10, "node": "n", "event": "phase_start", "phase": "a"}\n'
-        '{"t": 15, "node": "n", "event": "phase_end", "phase": "a", "exit_code": null, "signal": "USR1"}\n'
-        '{"t": 20, "node": "n", "event": "phase_end", "phase": "a", "exit_code": 0, "signal": null}\n'
-        '{"t": 30, "node": "n", "event": "phase_start", "phase": "b"}\n'
-    )
+    lines = [
+        {"t": 1, "event": "job_start"},
+        {"t": 10, "event": "phase_start", "phase": "a"},
+        {"t": 15, "event": "phase_end", "phase": "a", "exit_code": None, "signal": "USR1"},
+        {"t": 20, "event": "phase_end", "phase": "a", "exit_code": 0, "signal": None},
+        {"t": 30, "event": "phase_start", "phase": "b"},
+    ]
+    path.write_text("".join(json.dumps({"node": "n", **line}) + "
+" for line in lines))
     events = read_events(path).events
     first, second = phases_from(events, last_fact_ms=50)
     # The warning wrote an end down; the payload went on, ended by itself, and that is the end.

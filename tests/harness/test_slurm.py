@@ -28,7 +28,9 @@ def test_a_running_job_is_not_final_and_lacks_what_it_lacks():
 
 
 def test_a_final_word_without_an_end_is_not_final():
-    assert not accounting_from("5|CANCELLED by 1000|0:0|3|1795367669|Unknown|||default\n", "5").final
+    assert not accounting_from(
+        "5|CANCELLED by 1000|0:0|3|1795367669|Unknown|||default\n", "5"
+    ).final
 
 
 @pytest.mark.parametrize(

@@ -115,14 +115,18 @@ def context(job_file):
     )
 
 
+def planned(job_file):
+    spec, _ = read_spec(job_file)
+    return make_plan(spec, "local", read_site("local"), context(job_file))
+
+
 @pytest.mark.parametrize("mistake", WRONG)
 def test_a_mistake_names_file_key_and_fix(mistake, tmp_path):
     text, expected = WRONG[mistake]
     job_file = tmp_path / "wrong.yaml"
     job_file.write_text(text)
     with pytest.raises(JobmeterError) as caught:
-        spec, _ = read_spec(job_file)
-        make_plan(spec, "local", read_site("local"), context(job_file))
+        planned(job_file)
     message = str(caught.value)
     assert caught.value.exit_code == 2
     assert message.startswith(f"{job_file}: ")
@@ -142,8 +146,7 @@ def test_missing_file_and_binary_file(tmp_path):
 def test_the_smallest_job_file_is_a_command(tmp_path):
     job_file = tmp_path / "hello.yaml"
     job_file.write_text("run: echo hello\n")
-    spec, _ = read_spec(job_file)
-    plan = make_plan(spec, "local", read_site("local"), context(job_file))
+    plan = planned(job_file)
     assert plan.name == "hello"
     assert [(phase.name, phase.command) for phase in plan.phases] == [("run", "echo hello")]
 
@@ -158,8 +161,7 @@ def test_a_time_without_quotes_is_what_it_says(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_example_is_a_job_file(path):
-    spec, _ = read_spec(path)
-    make_plan(spec, "local", read_site("local"), context(path))
+    assert planned(path).phases
 
 
 def test_values_in_a_command_are_quoted_and_ports_are_left_to_the_shell(tmp_path):
@@ -167,7 +169,6 @@ def test_values_in_a_command_are_quoted_and_ports_are_left_to_the_shell(tmp_path
     folder.mkdir()
     job_file = folder / "job.yaml"
     job_file.write_text("ports: [api]\nrun: 'serve {{ job_dir }}/x --port {{ ports.api }}'\n")
-    spec, _ = read_spec(job_file)
-    command = make_plan(spec, "local", read_site("local"), context(job_file)).phases[0].command
+    command = planned(job_file).phases[0].command
     assert command.endswith("/x --port ${JOBMETER_PORT_API}")
     assert re.search(r"serve '.*it'\"'\"'s \$\(here\)'/x", command)

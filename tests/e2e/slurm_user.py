@@ -1,0 +1,141 @@
+"""The unprivileged user of a test cluster, what that user submits, and what comes of it."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from installation import INSIDE
+from testbed import Cluster
+
+
+def until(condition, timeout_s, complaint):
+    """Poll until ``condition`` returns something true, and return that."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        found = condition()
+        if found:
+            return found
+        assert time.monotonic() < deadline, complaint()
+        time.sleep(0.05)
+
+
+@dataclass(frozen=True)
+class User:
+    """The unprivileged user at a terminal of the login host."""
+
+    cluster: Cluster
+
+    def jobmeter(self, *arguments, check=True, timeout_s=120):
+        return self.cluster.run(
+            INSIDE / "bin" / "jobmeter", *arguments, check=check, timeout_s=timeout_s
+        )
+
+    def write(self, name, text):
+        path = self.cluster.home / name
+        path.write_text(text)
+        path.chmod(0o644)
+        return f"/home/hpc/{name}"
+
+    def outside(self, inside):
+        """Where the test sees a path that the user sees below the home."""
+        return self.cluster.home / Path(inside).relative_to("/home/hpc")
+
+    def submit(self, name, text, *options, check=True, timeout_s=180):
+        """Submit a job file; return its run folder as the test sees it, and what was printed."""
+        done = self.jobmeter(
+            "submit",
+            self.write(name, text),
+            "--site",
+            "generic-slurm",
+            *options,
+            check=check,
+            timeout_s=timeout_s,
+        )
+        printed = dict(line.split(maxsplit=1) for line in done.stdout.splitlines()[:2])
+        return Run(self, self.outside(printed["run"]), printed["job"], done)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One submitted run."""
+
+    user: User
+    folder: Path
+    job_id: str
+    submitted: subprocess.CompletedProcess
+
+    @property
+    def attempt(self):
+        return self.folder / "attempts" / self.job_id
+
+    @property
+    def inside(self):
+        return f"/home/hpc/{self.folder.relative_to(self.user.cluster.home)}"
+
+    def events(self, name=None):
+        path = self.attempt / "events.jsonl"
+        if not path.exists():
+            return []
+        events = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+        return [event for event in events if name in (None, event["event"])]
+
+    def wait_for_event(self, name, timeout_s=60, **fields):
+        return until(
+            lambda: [e for e in self.events(name) if fields.items() <= e.items()],
+            timeout_s,
+            lambda: f"no {name} {fields} among {self.events()}",
+        )[0]
+
+    def wait_for_end(self, timeout_s=90):
+        """Wait until Slurm has nothing of the job left on any node."""
+        return until(
+            lambda: (
+                self.user.cluster.run(
+                    "squeue", "--noheader", f"--jobs={self.job_id}", "--format=%T", check=False
+                ).stdout.strip()
+                == ""
+            ),
+            timeout_s,
+            lambda: f"job {self.job_id} does not end",
+        )
+
+    def table(self, check=True):
+        """Analyse, and return the rows by (kpi, phase, entity)."""
+        done = self.user.jobmeter("analyze", self.inside, "--format", "json", check=check)
+        return Table(json.loads(done.stdout))
+
+
+class Table:
+    """The rows of a report."""
+
+    def __init__(self, report):
+        self.rows = report["rows"]
+        self.manifest = report["manifest"]
+
+    def find(self, kpi, **wanted):
+        return [r for r in self.rows if r["kpi"] == kpi and wanted.items() <= r.items()]
+
+    def one(self, kpi, **wanted):
+        rows = self.find(kpi, **wanted)
+        assert len(rows) == 1, f"{kpi} {wanted}: {rows or sorted({r['kpi'] for r in self.rows})}"
+        return rows[0]
+
+
+def now_ms(user):
+    """The time on the cluster's clock, milliseconds since the epoch."""
+    return int(user.cluster.run("date", "+%s%3N").stdout)
+
+
+def kill(user, node, pattern, run_name):
+    """Kill one process of a node, found by its command line."""
+    found = [
+        pid
+        for pid, command in user.cluster.pids(node).items()
+        if pattern in command and run_name in command
+    ]
+    assert len(found) == 1, f"{pattern}: {found} among {user.cluster.pids(node)}"
+    os.kill(found[0], signal.SIGKILL)
