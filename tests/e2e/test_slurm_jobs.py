@@ -174,16 +174,14 @@ def test_an_array_and_a_requeue_have_a_folder_each(user):
     again.wait_for_event("phase_start")
     user.cluster.run("scontrol", "requeue", again.job_id)
     again.wait_for_event("job_end")
-    # Slurm holds a requeued job back for two minutes.
+    # Slurm may hold a requeued job back for two minutes.
+    start_now = ("scontrol", "update", f"job={again.job_id}", "StartTime=now")
     until(
         lambda: (
-            user.cluster.run(
-                "scontrol", "update", f"job={again.job_id}", "StartTime=now", check=False
-            ).returncode
-            == 0
+            user.cluster.run(*start_now, check=False)
             and (again.folder / "attempts" / f"{again.job_id}.r1").exists()
         ),
-        30,
+        60,
         lambda: user.cluster.run("scontrol", "show", "job", again.job_id).stdout,
     )
     again.wait_for_end()

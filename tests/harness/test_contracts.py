@@ -81,8 +81,7 @@ def test_phases_end_at_the_mark_or_at_the_last_fact(tmp_path):
         {"t": 20, "event": "phase_end", "phase": "a", "exit_code": 0, "signal": None},
         {"t": 30, "event": "phase_start", "phase": "b"},
     ]
-    path.write_text("".join(json.dumps({"node": "n", **line}) + "
-" for line in lines))
+    path.write_text("".join(json.dumps({"node": "n", **line}) + "\n" for line in lines))
     events = read_events(path).events
     first, second = phases_from(events, last_fact_ms=50)
     # The warning wrote an end down; the payload went on, ended by itself, and that is the end.
