@@ -20,6 +20,8 @@ from jobmeter_analysis.catalogue import load_catalogue
 from jobmeter_analysis.engine import COLUMNS
 from jobmeter_analysis.recording import Recorded
 
+pytestmark = pytest.mark.prometheus
+
 GOLDEN = Path(__file__).parent / "golden" / "trained.csv"
 
 

@@ -21,6 +21,8 @@ from hypothesis import strategies as st
 from jobmeter.errors import RecordingError
 from jobmeter_analysis.recording import PrometheusFolder, Recorded, Selector, Series
 
+pytestmark = pytest.mark.prometheus
+
 EVERYTHING = [Selector("", suffix=True)]
 DUMPED = re.compile(r"\{(?P<labels>.*)\} (?P<value>\S+) (?P<time>\d+)")
 LABEL = re.compile(r'([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"')

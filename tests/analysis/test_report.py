@@ -11,6 +11,9 @@ from jobmeter_analysis import analyze_attempt, write_report
 from jobmeter_analysis.display import human, interval, print_analysis
 
 
+pytestmark = pytest.mark.prometheus
+
+
 @pytest.fixture(scope="module")
 def analysis(trained):
     return analyze_attempt(trained.run, trained.attempt)
