@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import pytest
 
 from jobmeter.manifest import PlannedTarget, RunManifest, write_manifest
 from jobmeter.paths import AttemptPaths, RunPaths
@@ -142,6 +145,8 @@ class AttemptBuilder:
 
 def write_blocks(samples, folder: Path) -> None:
     """Write blocks with promtool; times with milliseconds."""
+    if not shutil.which("promtool"):
+        pytest.skip("promtool is not on PATH")
     by_metric: dict[str, list[str]] = {}
     for (metric, labels), points in samples.items():
         inside = ",".join(f'{key}="{value}"' for key, value in labels)

@@ -10,7 +10,6 @@ from rich.console import Console
 from jobmeter_analysis import analyze_attempt, write_report
 from jobmeter_analysis.display import human, interval, print_analysis
 
-
 pytestmark = pytest.mark.prometheus
 
 
