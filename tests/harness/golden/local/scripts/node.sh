@@ -18,29 +18,43 @@ readonly SCRATCH=('$SLURM_TMPDIR' '$TMPDIR' /tmp /dev/shm)
 readonly SHARED_FILE_SYSTEMS=(nfs lustre gpfs beegfs ceph fhgfs panfs afs)
 readonly RESTARTS=3
 readonly LOGS=$1 JOB_PID=$2
-NODE=${SLURMD_NODENAME:-$(uname -n)}
+NODE=${SLURMD_NODENAME:-$HOSTNAME}
 readonly NODE
 
-now_ms() {
+# Functions answer in a variable, and a command substitution stands only as a whole assignment,
+# name=$(command): bash 5.2 gives up ("unexpected EOF while looking for matching") when a trapped
+# signal comes while it expands one inside quotes, inside another word, or inside arithmetic.
+
+# now: sets NOW, milliseconds since the epoch.
+now() {
   if [[ -n ${EPOCHREALTIME-} ]]; then # bash 5; the separator follows the locale
-    printf '%s' "$(( ${EPOCHREALTIME/[.,]/} / 1000 ))"
+    NOW=${EPOCHREALTIME/[.,]/}
+    NOW=$(( NOW / 1000 ))
   else
-    date +%s%3N
+    NOW=$(date +%s%3N)
   fi
 }
 
-# Text as a JSON string. Control characters are dropped: nothing here needs them.
+# in_time MS: whether that moment is still to come.
+in_time() {
+  now
+  (( NOW < $1 ))
+}
+
+# json TEXT: sets JSON, the text as a JSON string. Control characters are dropped: nothing here
+# needs them.
 json() {
-  local text=${1//\\/\\\\}
-  text=${text//\"/\\\"}
-  printf '"%s"' "${text//[[:cntrl:]]/}"
+  JSON=${1//\\/\\\\}
+  JSON=\"${JSON//\"/\\\"}\"
+  JSON=${JSON//[[:cntrl:]]/}
 }
 
 # event_on NODE NAME [KEY JSON]...: append one fact. A single write, so that two writers of this
 # node cannot tear each other's lines.
 event_on() {
   local line
-  line="{\"t\": $(now_ms), \"node\": $(json "$1"), \"event\": \"$2\""
+  now
+  line="{\"t\": $NOW, \"node\": \"$1\", \"event\": \"$2\""
   shift 2
   while (( $# )); do
     line+=", \"$1\": $2"
@@ -63,9 +77,11 @@ get() {
 
 # ended PID SECONDS: wait until a process that may not be our child is gone; fails at the limit.
 ended() {
-  local deadline=$(( $(now_ms) + $2 * 1000 ))
+  local limit
+  now
+  limit=$(( NOW + $2 * 1000 ))
   while kill -0 "$1" 2>/dev/null; do
-    (( $(now_ms) < deadline )) || return 1
+    in_time "$limit" || return 1
     sleep 0.05
   done
 }
@@ -80,18 +96,18 @@ stop() {
   return 1
 }
 
-# first_program NAME...: path of the first of these that is on PATH.
+# first_program NAME...: sets PROGRAM, the path of the first of these that is on PATH.
 first_program() {
   local name
   for name in "$@"; do
-    type -P "$name" && return 0
+    PROGRAM=$(type -P "$name") && return 0
   done
   return 1
 }
 
-# local_scratch: make a private folder on a file system of this node and print its path.
+# local_scratch: sets FOLDER, a new private folder on a file system of this node.
 local_scratch() {
-  local candidate kind
+  local candidate kind free
   for candidate in "${SCRATCH[@]}"; do
     if [[ $candidate == \$* ]]; then
       candidate=${candidate#\$}
@@ -100,19 +116,20 @@ local_scratch() {
     [[ -n $candidate && -d $candidate && -w $candidate ]] || continue
     kind=$(stat --file-system --format=%T -- "$candidate" 2>/dev/null) || continue
     [[ " ${SHARED_FILE_SYSTEMS[*]} " == *" $kind "* ]] && continue
-    (( $(stat --file-system --format='%a * %S' -- "$candidate") >= SCRATCH_BYTES )) || continue
-    mktemp --directory -- "$candidate/jobmeter.XXXXXXXX" && return 0
+    free=$(stat --file-system --format='%a * %S' -- "$candidate") || continue
+    (( free >= SCRATCH_BYTES )) || continue
+    FOLDER=$(mktemp --directory -- "$candidate/jobmeter.XXXXXXXX") && return 0
   done
   return 1
 }
 
-# free_port: print a port of the planned range that nobody listens on here. Not a reservation:
-# whoever uses it must cope with having lost it.
+# free_port: sets FREE_PORT to a port of the planned range that nobody listens on here. Not a
+# reservation: whoever uses it must cope with having lost it.
 free_port() {
-  local tries port
+  local tries
   for (( tries = 0; tries < 50; tries++ )); do
-    port=$(( PORT_FIRST + (RANDOM * 32768 + RANDOM) % (PORT_LAST - PORT_FIRST + 1) ))
-    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { printf '%s' "$port"; return 0; }
+    FREE_PORT=$(( PORT_FIRST + (RANDOM * 32768 + RANDOM) % (PORT_LAST - PORT_FIRST + 1) ))
+    (exec 3<>"/dev/tcp/127.0.0.1/$FREE_PORT") 2>/dev/null || return 0
   done
   return 1
 }
@@ -123,14 +140,14 @@ tell() {
   local name=$1
   shift
   local line
-  printf -v line '\t%s' EVENT "$NODE" "$name" node_t "$(now_ms)" "$@"
+  now
+  printf -v line '\t%s' EVENT "$NODE" "$name" node_t "$NOW" "$@"
   printf '%s\n' "${line#?}"
 }
 
 node_exporter_command() {
-  local program
-  program=$(first_program node_exporter prometheus-node-exporter) || return 1
-  COMMAND=(env GOMAXPROCS=1 "$program" --collector.disable-defaults --collector.cpu --no-collector.cpu.guest --collector.meminfo --collector.netdev '--collector.netdev.device-exclude=^(lo|veth.*|docker.*|br-.*|virbr.*)$' --collector.infiniband --collector.diskstats --collector.pressure --collector.stat --collector.time --collector.loadavg --log.level=warn
+  first_program node_exporter prometheus-node-exporter || return 1
+  COMMAND=(env GOMAXPROCS=1 "$PROGRAM" --collector.disable-defaults --collector.cpu --no-collector.cpu.guest --collector.meminfo --collector.netdev '--collector.netdev.device-exclude=^(lo|veth.*|docker.*|br-.*|virbr.*)$' --collector.infiniband --collector.diskstats --collector.pressure --collector.stat --collector.time --collector.loadavg --log.level=warn
     --collector.textfile --collector.textfile.directory="$WORK/textfile"
     --web.config.file="$SECRETS/web.yml" --web.listen-address="127.0.0.1:$1")
 }
@@ -156,31 +173,36 @@ declare -A PID PORT FAILED GONE
 
 # launch COMPONENT: start it on a port of its own, without waiting for it.
 launch() {
-  local component=$1 port
-  port=${PORT[$component]:-$(free_port)} || return 1
-  "${component}_command" "$port" || return 1
+  local component=$1
+  if [[ -z ${PORT[$component]-} ]]; then
+    free_port || return 1
+    PORT[$component]=$FREE_PORT
+  fi
+  "${component}_command" "${PORT[$component]}" || return 1
   nice -n 19 "${COMMAND[@]}" </dev/null >>"$LOGS/$component.$NODE.log" 2>&1 &
   PID[$component]=$!
-  PORT[$component]=$port
 }
 
 # settle COMPONENT: wait until it answers; when its port was lost to somebody else, take another.
 settle() {
-  local component=$1 deadline=$(( $(now_ms) + 10 * 1000 )) tries=0
+  local component=$1 limit tries=0
+  now
+  limit=$(( NOW + 10 * 1000 ))
   until ours "${PORT[$component]}"; do
     if ! kill -0 "${PID[$component]}" 2>/dev/null; then
       (( ++tries < 5 )) || return 1
       unset "PORT[$component]"
       launch "$component" || return 1
     fi
-    (( $(now_ms) < deadline )) || return 1
+    in_time "$limit" || return 1
     sleep 0.05
   done
   tell component_start component "\"$component\"" pid "${PID[$component]}" port "${PORT[$component]}"
 }
 
 give_up() {
-  tell component_gave_up component "\"$1\"" why "$(json "$2")"
+  json "$2"
+  tell component_gave_up component "\"$1\"" why "$JSON"
   GONE[$1]=1
   [[ -z ${PID[$1]-} ]] || stop "${PID[$1]}" 2
 }
@@ -220,8 +242,8 @@ leave() {
   rm -rf -- "$WORK"
 }
 
-WORK=$(local_scratch) || WORK=$(mktemp --directory)
-readonly WORK
+local_scratch || FOLDER=$(mktemp --directory)
+readonly WORK=$FOLDER
 trap leave EXIT
 # Slurm sends TERM to this script when the job is cancelled or its time is over. The exporters are
 # needed a moment longer, for the end edges; the end of input follows, whatever happens.

@@ -16,29 +16,43 @@ readonly SHARED_FILE_SYSTEMS=(nfs lustre gpfs beegfs ceph fhgfs panfs afs)
 readonly RESTARTS=3
 readonly ATTEMPT=$1
 readonly EVENTS="$ATTEMPT/events.jsonl" LOG="$ATTEMPT/logs/prometheus.log" COPY="$ATTEMPT/tsdb"
-NODE=${SLURMD_NODENAME:-$(uname -n)}
+NODE=${SLURMD_NODENAME:-$HOSTNAME}
 readonly NODE
 
-now_ms() {
+# Functions answer in a variable, and a command substitution stands only as a whole assignment,
+# name=$(command): bash 5.2 gives up ("unexpected EOF while looking for matching") when a trapped
+# signal comes while it expands one inside quotes, inside another word, or inside arithmetic.
+
+# now: sets NOW, milliseconds since the epoch.
+now() {
   if [[ -n ${EPOCHREALTIME-} ]]; then # bash 5; the separator follows the locale
-    printf '%s' "$(( ${EPOCHREALTIME/[.,]/} / 1000 ))"
+    NOW=${EPOCHREALTIME/[.,]/}
+    NOW=$(( NOW / 1000 ))
   else
-    date +%s%3N
+    NOW=$(date +%s%3N)
   fi
 }
 
-# Text as a JSON string. Control characters are dropped: nothing here needs them.
+# in_time MS: whether that moment is still to come.
+in_time() {
+  now
+  (( NOW < $1 ))
+}
+
+# json TEXT: sets JSON, the text as a JSON string. Control characters are dropped: nothing here
+# needs them.
 json() {
-  local text=${1//\\/\\\\}
-  text=${text//\"/\\\"}
-  printf '"%s"' "${text//[[:cntrl:]]/}"
+  JSON=${1//\\/\\\\}
+  JSON=\"${JSON//\"/\\\"}\"
+  JSON=${JSON//[[:cntrl:]]/}
 }
 
 # event_on NODE NAME [KEY JSON]...: append one fact. A single write, so that two writers of this
 # node cannot tear each other's lines.
 event_on() {
   local line
-  line="{\"t\": $(now_ms), \"node\": $(json "$1"), \"event\": \"$2\""
+  now
+  line="{\"t\": $NOW, \"node\": \"$1\", \"event\": \"$2\""
   shift 2
   while (( $# )); do
     line+=", \"$1\": $2"
@@ -61,9 +75,11 @@ get() {
 
 # ended PID SECONDS: wait until a process that may not be our child is gone; fails at the limit.
 ended() {
-  local deadline=$(( $(now_ms) + $2 * 1000 ))
+  local limit
+  now
+  limit=$(( NOW + $2 * 1000 ))
   while kill -0 "$1" 2>/dev/null; do
-    (( $(now_ms) < deadline )) || return 1
+    in_time "$limit" || return 1
     sleep 0.05
   done
 }
@@ -78,18 +94,18 @@ stop() {
   return 1
 }
 
-# first_program NAME...: path of the first of these that is on PATH.
+# first_program NAME...: sets PROGRAM, the path of the first of these that is on PATH.
 first_program() {
   local name
   for name in "$@"; do
-    type -P "$name" && return 0
+    PROGRAM=$(type -P "$name") && return 0
   done
   return 1
 }
 
-# local_scratch: make a private folder on a file system of this node and print its path.
+# local_scratch: sets FOLDER, a new private folder on a file system of this node.
 local_scratch() {
-  local candidate kind
+  local candidate kind free
   for candidate in "${SCRATCH[@]}"; do
     if [[ $candidate == \$* ]]; then
       candidate=${candidate#\$}
@@ -98,25 +114,29 @@ local_scratch() {
     [[ -n $candidate && -d $candidate && -w $candidate ]] || continue
     kind=$(stat --file-system --format=%T -- "$candidate" 2>/dev/null) || continue
     [[ " ${SHARED_FILE_SYSTEMS[*]} " == *" $kind "* ]] && continue
-    (( $(stat --file-system --format='%a * %S' -- "$candidate") >= SCRATCH_BYTES )) || continue
-    mktemp --directory -- "$candidate/jobmeter.XXXXXXXX" && return 0
+    free=$(stat --file-system --format='%a * %S' -- "$candidate") || continue
+    (( free >= SCRATCH_BYTES )) || continue
+    FOLDER=$(mktemp --directory -- "$candidate/jobmeter.XXXXXXXX") && return 0
   done
   return 1
 }
 
-# free_port: print a port of the planned range that nobody listens on here. Not a reservation:
-# whoever uses it must cope with having lost it.
+# free_port: sets FREE_PORT to a port of the planned range that nobody listens on here. Not a
+# reservation: whoever uses it must cope with having lost it.
 free_port() {
-  local tries port
+  local tries
   for (( tries = 0; tries < 50; tries++ )); do
-    port=$(( PORT_FIRST + (RANDOM * 32768 + RANDOM) % (PORT_LAST - PORT_FIRST + 1) ))
-    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { printf '%s' "$port"; return 0; }
+    FREE_PORT=$(( PORT_FIRST + (RANDOM * 32768 + RANDOM) % (PORT_LAST - PORT_FIRST + 1) ))
+    (exec 3<>"/dev/tcp/127.0.0.1/$FREE_PORT") 2>/dev/null || return 0
   done
   return 1
 }
 
 launch() {
-  PORT=${PORT:-$(free_port)} || return 1
+  if [[ -z $PORT ]]; then
+    free_port || return 1
+    PORT=$FREE_PORT
+  fi
   nice -n 19 env GOMAXPROCS=2 GOMEMLIMIT=1GiB \
     "$PROGRAM" --config.file="$ATTEMPT/prometheus.yml" --storage.tsdb.path="$DATA" \
     --storage.tsdb.retention.time=10y --web.config.file="$SECRETS/web.yml" \
@@ -126,17 +146,19 @@ launch() {
 
 # settle: wait until it answers with our password; when its port was lost, take another.
 settle() {
-  local deadline=$(( $(now_ms) + 10 * 1000 )) tries=0
+  local limit tries=0
+  now
+  limit=$(( NOW + 10 * 1000 ))
   until get "http://127.0.0.1:$PORT/-/ready" --config "$SECRETS/curl.conf" >/dev/null 2>&1; do
     if ! kill -0 "$PROMETHEUS" 2>/dev/null; then
       (( ++tries < 5 )) || return 1
       PORT=
       launch || return 1
     fi
-    (( $(now_ms) < deadline )) || return 1
+    in_time "$limit" || return 1
     sleep 0.05
   done
-  event component_start component '"prometheus"' pid "$PROMETHEUS" port "$PORT" node_t "$(now_ms)"
+  event component_start component '"prometheus"' pid "$PROMETHEUS" port "$PORT" node_t "$NOW"
   publish
 }
 
@@ -155,7 +177,8 @@ supervise() {
   wait "$PROMETHEUS"
   status=$?
   [[ -z ${STOPPING-} ]] || return 0
-  event component_exit component '"prometheus"' status "$status" node_t "$(now_ms)"
+  now
+  event component_exit component '"prometheus"' status "$status" node_t "$NOW"
   if (( ++FAILED > RESTARTS )); then
     give_up "ended $(( RESTARTS + 1 )) times, last with status $status"
   elif ! { launch && settle; }; then
@@ -164,7 +187,9 @@ supervise() {
 }
 
 give_up() {
-  event component_gave_up component '"prometheus"' why "$(json "$1")" node_t "$(now_ms)"
+  json "$1"
+  now
+  event component_gave_up component '"prometheus"' why "$JSON" node_t "$NOW"
   GONE=1
 }
 
@@ -194,34 +219,39 @@ copy_new() {
   local before=("$DATA"/wal/*) path name
   mkdir --parents -- "$COPY/wal" || return 1
   for path in "$DATA"/01*/; do
-    [[ -f $path/meta.json ]] && { copy_whole . "$(basename -- "$path")" || return 1; }
+    [[ -f $path/meta.json ]] && { path=${path%/} && copy_whole . "${path##*/}" || return 1; }
   done
   for path in "$DATA"/wal/checkpoint.*; do
-    [[ -d $path && $path != *.tmp ]] && { copy_whole wal "$(basename -- "$path")" || return 1; }
+    [[ -d $path && $path != *.tmp ]] && { copy_whole wal "${path##*/}" || return 1; }
   done
   for path in "$DATA"/wal/[0-9]*; do
-    [[ -f $path ]] && { copy_grown "wal/$(basename -- "$path")" || return 1; }
+    [[ -f $path ]] && { copy_grown "wal/${path##*/}" || return 1; }
   done
   for path in "$COPY"/wal/*; do
-    name=$(basename -- "$path")
+    name=${path##*/}
     [[ " ${before[*]##*/} " == *" $name "* ]] || rm -rf -- "$path"
   done
   for path in "$COPY"/01*/; do
-    [[ -d $path && ! -d $DATA/$(basename -- "$path") ]] && rm -rf -- "$path"
+    name=${path%/}
+    [[ -d $path && ! -d $DATA/${name##*/} ]] && rm -rf -- "$path"
   done
   return 0
 }
 
 # checkpoint EVENT [KEY JSON]...: copy and say so, or say that it did not work.
 checkpoint() {
-  local name=$1 began
+  local name=$1 began said
   shift
-  began=$(now_ms)
+  now
+  began=$NOW
   COPIED=0
   if copy_new 2>>"$LOG"; then
-    event "$name" ms "$(( $(now_ms) - began ))" copied_bytes "$COPIED" "$@"
+    now
+    event "$name" ms "$(( NOW - began ))" copied_bytes "$COPIED" "$@"
   else
-    event checkpoint_failed why "$(json "$(tail --lines=1 -- "$LOG")")"
+    said=$(tail --lines=1 -- "$LOG")
+    json "$said"
+    event checkpoint_failed why "$JSON"
   fi
 }
 
@@ -233,22 +263,24 @@ close_recording() {
   rm -rf -- "$DATA"
 }
 
-PROGRAM=$(first_program prometheus) || {
+first_program prometheus || {
   give_up 'prometheus is not on PATH of this node'
   exit 1
 }
-DATA=$(local_scratch) || {
+local_scratch || {
   give_up "no local scratch with $SCRATCH_BYTES free bytes among: ${SCRATCH[*]}"
   exit 1
 }
-readonly PROGRAM DATA
+readonly PROGRAM DATA=$FOLDER
 FAILED=0
+PORT=''
 trap 'STOPPING=1' TERM INT
 # Prometheus reads file_sd and the password relative to its configuration.
 cp -- "$RUN/prometheus/prometheus.yml" "$ATTEMPT/prometheus.yml"
 if ! { launch && settle; }; then give_up 'does not answer; see logs/prometheus.log'; fi
 
-next=$(( $(now_ms) + 15000 ))
+now
+next=$(( NOW + 15000 ))
 while [[ -z ${STOPPING-} ]]; do
   if IFS= read -r -t 1 command; then
     [[ $command != checkpoint ]] || next=0
@@ -256,9 +288,10 @@ while [[ -z ${STOPPING-} ]]; do
     break # end of input: the job is over, or its script is gone
   fi
   [[ -n ${GONE-} ]] || supervise
-  if (( $(now_ms) >= next )); then
+  if ! in_time "$next"; then
     checkpoint checkpoint
-    next=$(( $(now_ms) + 15000 ))
+    now
+    next=$(( NOW + 15000 ))
   fi
 done
 close_recording
