@@ -76,6 +76,7 @@ class Kpi(_Strict):
         across: What several label sets of a gauge become.
         since: When a counter was zero; see ``readings.Since``.
         field: Of ``jobmeter.accounting.JobAccounting``.
+        brief: Whether the table on a terminal shows it without being asked for everything.
     """
 
     unit: str
@@ -92,6 +93,7 @@ class Kpi(_Strict):
     across: Literal["sum", "mean"] = "sum"
     since: Literal["process", "job", "boot"] = "process"
     field: str | None = None
+    brief: bool = False
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -206,7 +208,7 @@ def _check_keys(where: str, kpi: Kpi) -> None:
         raise CatalogueError(
             f"{where}: no statistic {kpi.statistic!r}; {_nearest(kpi.statistic, STATISTIC_KEYS)}"
         )
-    given = kpi.model_fields_set - {"unit", "help", "statistic"}
+    given = kpi.model_fields_set - {"unit", "help", "statistic", "brief"}
     for key in needs.needed:
         if key not in given:
             raise CatalogueError(f"{where}: statistic {kpi.statistic!r} needs the key {key!r}")

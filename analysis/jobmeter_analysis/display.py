@@ -11,6 +11,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from jobmeter.window import JOB
+from jobmeter_analysis.catalogue import load_catalogue
 from jobmeter_analysis.engine import COLUMNS, Analysis
 
 PIPE_WIDTH = 200
@@ -55,8 +57,60 @@ def print_analysis(analysis: Analysis, console: Console | None = None, every: bo
 
 def rendered(analysis: Analysis, every: bool = False, width: int = PIPE_WIDTH) -> RenderableType:
     """Return the lines and the table as one thing to print."""
-    table = _full(analysis.table) if every else _compact(analysis.table, width)
-    return Group(Text(headline(analysis)), table, Text(missing(analysis)))
+    if every:
+        return Group(Text(headline(analysis)), _full(analysis.table), Text(missing(analysis)))
+    shown = brief(analysis.table)
+    numbers = shown[shown["status"] != "unavailable"]
+    return Group(
+        Text(headline(analysis)),
+        _compact(numbers, width),
+        Text(without_number(shown)),
+        Text(missing(analysis)),
+        Text(f"{len(numbers)} of {len(analysis.table)} rows; --all shows every row and column"),
+    )
+
+
+RUNTIME_COUNTERS = ("process_", "python_", "go_")
+"""What client libraries count of their own process; nothing that a payload set out to count."""
+
+
+def brief(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows worth a terminal.
+
+    The catalogue's brief KPIs, and the payload's counters of which no KPI is made; sums instead of
+    their parts where one node or one component adds nothing; of the whole attempt only what no
+    phase has.
+    """
+    kpis = {name: kpi for group in load_catalogue().values() for name, kpi in group.kpis.items()}
+    used = {metric for kpi in kpis.values() for metric in kpi.metrics}
+    own = {
+        name
+        for name in frame["kpi"].unique()
+        if name not in kpis and name not in used and not name.startswith(RUNTIME_COUNTERS)
+    }
+    named = own | {name for name, kpi in kpis.items() if kpi.brief}
+    frame = frame[frame["kpi"].isin(named)]
+    in_phases = set(frame.loc[frame["phase"] != JOB, "kpi"]) - {"phase_seconds"}
+    frame = frame[(frame["phase"] != JOB) | ~frame["kpi"].isin(in_phases)]
+    scopes = frame.groupby("kpi")["scope"].agg(set).to_dict()
+    single = frame.loc[frame["scope"] == "node", "entity"].nunique() == 1
+    part = [
+        (scope == "service" and "node" in scopes[kpi])
+        or (scope == "node" and "job" in scopes[kpi] and single)
+        for kpi, scope in zip(frame["kpi"], frame["scope"], strict=True)
+    ]
+    whole: pd.DataFrame = frame.loc[[not is_part for is_part in part]]
+    return whole
+
+
+def without_number(frame: pd.DataFrame) -> str:
+    """Return the KPIs that have no number, by reason, in one line."""
+    absent = frame[frame["status"] == "unavailable"]
+    by_reason = absent.groupby("reason")["kpi"].unique()
+    named = [
+        f"{reason.replace(';', '; ')}: {', '.join(kpis)}" for reason, kpis in by_reason.items()
+    ]
+    return f"no number: {' · '.join(named)}" if named else "every KPI has a number"
 
 
 def headline(analysis: Analysis) -> str:
@@ -73,15 +127,13 @@ def headline(analysis: Analysis) -> str:
 
 
 def missing(analysis: Analysis) -> str:
-    """Return what is not there, in one line."""
+    """Return what the recording lacks, in one line."""
     reasons = list(analysis.manifest["reasons"])
-    absent = int((analysis.table["status"] == "unavailable").sum())
-    rows = [f"{absent} of {len(analysis.table)} rows unavailable"] if absent else []
-    return f"missing: {'; '.join([*reasons, *rows])}" if reasons or rows else "nothing is missing"
+    return f"missing: {'; '.join(reasons)}" if reasons else "nothing is missing from the recording"
 
 
 def _compact(frame: pd.DataFrame, width: int) -> Table:
-    """Return one line per number, grouped by phase; a KPI without numbers has one line.
+    """Return one line per number, grouped by phase.
 
     On a narrow terminal a reason stands below its KPI, elsewhere in a column of its own.
     """
@@ -99,27 +151,13 @@ def _compact(frame: pd.DataFrame, width: int) -> Table:
         table.add_column("reason", no_wrap=True)
     for phase, rows in frame.groupby("phase", sort=False):
         table.add_row(Text(f"phase {phase}", style="bold"))
-        for row in _merged(rows):
+        for row in rows.to_dict(orient="records"):
             kpi, *cells, reason = _cells(row)
             if narrow:
                 table.add_row(f"{kpi}\n  {reason}" if reason else kpi, *cells)
             else:
                 table.add_row(kpi, *cells, reason)
     return table
-
-
-def _merged(rows: pd.DataFrame) -> Iterable[dict[Any, Any]]:
-    """Yield the rows; those without a number once per KPI and reason."""
-    said: set[tuple[str, str]] = set()
-    for row in rows.to_dict(orient="records"):
-        key = (str(row["kpi"]), str(row["reason"]))
-        if row["status"] == "unavailable":
-            alike = rows[(rows["kpi"] == key[0]) & (rows["reason"] == key[1])]
-            if key in said:
-                continue
-            said.add(key)
-            row["entity"] = row["entity"] if len(alike) == 1 else f"({len(alike)} entities)"
-        yield row
 
 
 def _cells(row: dict[Any, Any]) -> Iterable[Any]:
@@ -145,12 +183,14 @@ def _full(frame: pd.DataFrame) -> Table:
 def interval(value: float, low: float, high: float, unit: str) -> str:
     """Return an interval in the unit that suits the value.
 
-    >>> interval(2048.0, 1024.0, math.inf, "bytes")
-    '1 .. inf'
+    >>> interval(2048.0, 1024.0, 4096.0, "bytes"), interval(2048.0, 1024.0, math.inf, "bytes")
+    ('1 .. 4', '1 or more')
     """
     if math.isnan(low) or math.isnan(high):
         return ""
     size, _ = _scale(value, unit)
+    if math.isinf(high):
+        return f"{_digits(low / size)} or more"
     return f"{_digits(low / size)} .. {_digits(high / size)}"
 
 

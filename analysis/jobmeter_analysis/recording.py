@@ -140,7 +140,7 @@ def cleaned(labels: Mapping[str, str], parts: Sequence[tuple[Times, Values]]) ->
 class PrometheusFolder:
     """A Prometheus data folder: blocks, write-ahead log, or both; no server needed.
 
-    What pypdu 0.1.10 does with damaged folders was tried with some 2000 of them: a log that was
+    What pypdu 0.1.10 does with damaged folders was tried with some 1600 of them: a log that was
     cut anywhere gives what is before the cut, an empty folder gives nothing, everything else is a
     Python exception of some kind and never the end of the process. So a folder that fails as a
     whole is read again piece by piece, and what is lost is named in ``problems``. pypdu does not

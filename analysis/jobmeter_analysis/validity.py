@@ -16,13 +16,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from jobmeter.window import JOB, Phase
 from jobmeter_analysis.attempt import Attempt
 from jobmeter_analysis.estimate import FOREIGN_TARGET, TARGET_NEVER_UP
 from jobmeter_analysis.gauges import largest_gap_ms
-from jobmeter_analysis.targets import Target
+from jobmeter_analysis.targets import NO_TIMES, Target
 
 SCHEMA_VERSION = 1
 WHOLE = 1 - 1e-9
@@ -55,6 +56,7 @@ def validity(known: Attempt, phases: Sequence[Phase], table: pd.DataFrame) -> di
         "monitoring": _monitoring_cost(table),
         "slurm": asdict(known.accounting) if known.accounting else None,
         "events": _events(known),
+        "recording": _recording(known.targets),
         "checkpoint": _checkpoint(known),
     }
 
@@ -199,6 +201,16 @@ def _events(known: Attempt) -> dict[str, Any]:
         "exit_code": end.fields.get("exit_code") if end else None,
         "ended": end is not None,
         "clock_skew": sorted(known.skewed),
+    }
+
+
+def _recording(targets: Sequence[Target]) -> dict[str, Any]:
+    """Return the extent of what Prometheus recorded, edges left aside; times are epoch seconds."""
+    times = np.unique(np.concatenate([NO_TIMES, *(one.scrapes.times_ms for one in targets)]))
+    return {
+        "first_scrape": float(times[0]) / 1000 if times.size else None,
+        "last_scrape": float(times[-1]) / 1000 if times.size else None,
+        "largest_gap_seconds": float(np.diff(times).max()) / 1000 if times.size > 1 else None,
     }
 
 

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from jobmeter_analysis import analyze_attempt, write_report
-from jobmeter_analysis.display import human, interval, print_analysis
+from jobmeter_analysis.display import brief, human, interval, print_analysis
 
 pytestmark = pytest.mark.prometheus
 
@@ -91,16 +91,29 @@ def test_compact_table_fits_in_100_columns(analysis):
 
 def test_a_pipe_gets_one_line_per_row(analysis):
     text = shown(analysis, 80, terminal=False)
-    line = next(line for line in text.splitlines() if line.startswith("tokens_total"))
-    assert line.split() == [
-        "tokens_total",
-        "train@n1",
-        "-",
-        "unavailable",
-        "0%",
-        "not_instrumented",
-    ]
     assert "\x1b" not in text
+    shown_kpis = [line.split()[0] for line in text.splitlines()]
+    numbers = brief(analysis.table)
+    numbers = numbers[numbers["status"] != "unavailable"]
+    assert [name for name in shown_kpis if name in set(numbers["kpi"])] == numbers["kpi"].tolist()
+
+
+def test_what_has_no_number_is_named_with_its_reason(analysis):
+    text = shown(analysis, 80, terminal=False)
+    (line,) = [line for line in text.splitlines() if line.startswith("no number: ")]
+    assert "not_instrumented: tokens_per_second" in line
+
+
+def test_the_brief_table_leaves_parts_and_runtime_counters_out(analysis):
+    table = brief(analysis.table)
+    assert len(table) < len(analysis.table) / 2
+    assert set(table.loc[table["kpi"] == "monitoring_cpu_cores_mean", "scope"]) == {"node"}
+    assert set(table.loc[table["kpi"] == "job_cpu_cores_mean", "scope"]) == {"node", "job"}
+    assert "training_samples_total" not in set(table["kpi"])  # samples_total says it
+    assert "phase_seconds" in set(table.loc[table["phase"] == "job", "kpi"])
+    one_node = analysis.table[analysis.table["entity"] != "n2"]
+    alone = brief(one_node)
+    assert set(alone.loc[alone["kpi"] == "job_cpu_cores_mean", "scope"]) == {"job"}
 
 
 def test_every_column_is_there_on_demand(analysis):
@@ -132,5 +145,5 @@ def test_human_units(value, unit, text):
 
 
 def test_intervals_use_the_unit_of_the_value():
-    assert interval(2**30, 2**29, math.inf, "bytes") == "0.5 .. inf"
+    assert interval(2**30, 2**29, math.inf, "bytes") == "0.5 or more"
     assert interval(1.0, math.nan, math.nan, "1") == ""
