@@ -39,6 +39,8 @@ class Readings:
         measured: Shape (n,): False for zeros that were inferred (a birth), not read.
         zero_based: Whether a counter without a reading before the window began at zero in it;
             used for the value only, never for the lower bound.
+        restarted: Shape (n,): at which readings another process answered than at the one before;
+            None when that is not known.
     """
 
     earliest_ms: Times
@@ -46,6 +48,7 @@ class Readings:
     values: Values
     measured: npt.NDArray[np.bool_]
     zero_based: bool = False
+    restarted: npt.NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def increases(readings: Readings, window: Window, together: int = 0) -> Increase
             a histogram and its sum); 0 when each column restarts alone.
     """
     a, b = window.start_ms, window.end_ms
-    reset = _resets(readings.values, together)
+    reset = _resets(readings, together)
     grown = readings.values + _lost_to_resets(readings.values, reset)
     n = len(readings.earliest_ms)
     p = int(np.searchsorted(readings.latest_ms, a, "right")) - 1
@@ -124,10 +127,13 @@ def increases(readings: Readings, window: Window, together: int = 0) -> Increase
     )
 
 
-def _resets(values: Values, together: int) -> npt.NDArray[np.bool_]:
-    """Return shape (n, K): whether each counter is lower than in the reading before."""
+def _resets(readings: Readings, together: int) -> npt.NDArray[np.bool_]:
+    """Return shape (n, K): whether each counter began anew since the reading before."""
+    values = readings.values
     reset = np.zeros(values.shape, dtype=np.bool_)
     reset[1:] = values[1:] < values[:-1]
+    if readings.restarted is not None:
+        reset[1:] |= readings.restarted[1:, np.newaxis]
     if together:
         reset[:] = reset[:, :together].any(axis=1, keepdims=True)
     return reset

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pandas as pd
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -52,22 +52,26 @@ def print_analysis(analysis: Analysis, console: Console | None = None, every: bo
     if not console.is_terminal:
         width = FULL_WIDTH if every else max(PIPE_WIDTH, console.width)
         console = Console(file=console.file, width=width, color_system=None)
-    console.print(rendered(analysis, every, console.width))
+    for part in rendered(analysis, every, console.width):
+        # A line of words is folded for a person, never for a program.
+        console.print(part, soft_wrap=isinstance(part, Text) and not console.is_terminal)
 
 
-def rendered(analysis: Analysis, every: bool = False, width: int = PIPE_WIDTH) -> RenderableType:
-    """Return the lines and the table as one thing to print."""
+def rendered(
+    analysis: Analysis, every: bool = False, width: int = PIPE_WIDTH
+) -> Iterator[Text | Table]:
+    """Yield the lines and the table to print."""
+    yield Text(headline(analysis))
     if every:
-        return Group(Text(headline(analysis)), _full(analysis.table), Text(missing(analysis)))
+        yield _full(analysis.table)
+        yield Text(missing(analysis))
+        return
     shown = brief(analysis.table)
     numbers = shown[shown["status"] != "unavailable"]
-    return Group(
-        Text(headline(analysis)),
-        _compact(numbers, width),
-        Text(without_number(shown)),
-        Text(missing(analysis)),
-        Text(f"{len(numbers)} of {len(analysis.table)} rows; --all shows every row and column"),
-    )
+    yield _compact(numbers, width)
+    yield Text(without_number(shown))
+    yield Text(missing(analysis))
+    yield Text(f"{len(numbers)} of {len(analysis.table)} rows; --all shows every row and column")
 
 
 RUNTIME_COUNTERS = ("process_", "python_", "go_")

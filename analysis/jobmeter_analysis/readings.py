@@ -139,6 +139,7 @@ class _Rows:
         self._latest: Times = np.maximum(target.done_ms(block.times_ms), block.times_ms)
         self._values: Values = block.values
         self._measured = np.ones(block.times_ms.size, np.bool_)
+        self._begun: Values = _process_starts_s(target, block.times_ms)
         self.edge_rows = 0
 
     def anchor(self, side: Side) -> int | None:
@@ -177,7 +178,8 @@ class _Rows:
         self._keep(keep)
         none = np.zeros(self._values.shape[1])
         for index in used:
-            self._append(*spans[index], self._block.edges.get(index, none))
+            begun = _process_start_at_edge_s(self._target, index)
+            self._append(*spans[index], self._block.edges.get(index, none), begun)
         self.edge_rows = len(used)
 
     def _spans(self, start: int | None, end: int | None) -> dict[int, tuple[int, int]]:
@@ -239,7 +241,20 @@ class _Rows:
             self._values[used],
             self._measured[used],
             zero_based,
+            self._restarted(since)[used],
         )
+
+    def _restarted(self, since: Since) -> npt.NDArray[np.bool_]:
+        """Return at which readings another process answered than at the reading before.
+
+        A counter that its process began at zero has then been reset, even when it has already
+        overtaken what it was.
+        """
+        restarted = np.zeros(self._begun.size, np.bool_)
+        if since == "process" and restarted.size:
+            # NaN, an unknown start, compares as no change.
+            restarted[1:] = np.abs(np.diff(self._begun)) * 1000 > CLOCK_TICK_MS / 2
+        return restarted
 
     def _births(self, since: Since) -> tuple[list[int], bool]:
         """Return moments, in order, at which the counters were surely zero, before all readings.
@@ -317,14 +332,16 @@ class _Rows:
     def _keep(self, part: slice | npt.NDArray[np.bool_]) -> None:
         self._earliest, self._latest = self._earliest[part], self._latest[part]
         self._values, self._measured = self._values[part], self._measured[part]
+        self._begun = self._begun[part]
 
-    def _append(self, earliest: int, latest: int, values: Values) -> None:
+    def _append(self, earliest: int, latest: int, values: Values, begun_s: float) -> None:
         """Add a reading at its place in time."""
         at = int(np.searchsorted(self._earliest, earliest, "right"))
         self._earliest = np.insert(self._earliest, at, earliest)
         self._latest = np.insert(self._latest, at, latest)
         self._values = np.insert(self._values, at, values, axis=0)
         self._measured = np.insert(self._measured, at, True)
+        self._begun = np.insert(self._begun, at, begun_s)
 
     def _prepend_zero(self, time_ms: int) -> None:
         """Add an inferred reading of zero before all others."""
@@ -332,10 +349,27 @@ class _Rows:
         self._latest = np.insert(self._latest, 0, time_ms)
         self._values = np.insert(self._values, 0, 0.0, axis=0)
         self._measured = np.insert(self._measured, 0, False)
+        self._begun = np.insert(self._begun, 0, np.nan)
 
 
 def _column(times: Iterable[int]) -> Times:
     return np.array(list(times), dtype=np.int64)
+
+
+def _process_starts_s(target: Target, times_ms: Times) -> Values:
+    """Return shape (n,): when the process that answered a scrape says it began; NaN if unknown."""
+    begun = np.full(times_ms.size, np.nan)
+    for track in target.tracks.get(PROCESS_START, ()):
+        if track.times_ms.size:
+            at = np.minimum(np.searchsorted(track.times_ms, times_ms), track.times_ms.size - 1)
+            begun = np.where(track.times_ms[at] == times_ms, track.values[at], begun)
+    return begun
+
+
+def _process_start_at_edge_s(target: Target, index: int) -> float:
+    """Return when the process that answered at a boundary says it began; NaN if unknown."""
+    tracks = target.tracks.get(PROCESS_START, ())
+    return next((t.edges[index] for t in tracks if index in t.edges), float("nan"))
 
 
 def _process_start_ms(target: Target, at_ms: int) -> float | None:

@@ -184,3 +184,16 @@ def test_node_wide_counters_know_what_moved_between_the_reads():
     assert (low, status) == (60_030 / 60.04, "bounded")
     assert high == 60_030 / 60.02
     assert low < value < high
+
+
+def test_a_restart_that_has_overtaken_its_last_reading_is_a_reset():
+    """8 events, a new process, 9 more by the next scrape: 17, and more may have been lost."""
+    points = [(at, 8.0) for at in range(90_000, 130_000, 5000)]
+    points += [(at, 9.0) for at in range(130_000, 170_000, 5000)]
+    began = [(at, 50.0 if at < 130_000 else 127.0) for at, _ in points]
+    start = track(began, {0: 50.0, 1: 127.0})
+    one = target(points, {0: 8.0, 1: 9.0}, boundaries=ENDS, process_start_time_seconds=(start,))
+    estimate = increase(one, KPI, PHASE)
+    assert (estimate.value, estimate.low) == (9, 9)
+    assert estimate.status == "estimated"
+    assert "counter_reset" in estimate.reasons

@@ -117,7 +117,7 @@ def test_an_interrupted_run_is_finished_in_order(number, code, tmp_path):
 
 
 def test_a_hail_of_signals_does_not_break_the_script(tmp_path):
-    """bash 5.2 aborts when a trapped signal meets certain expansions; Slurm sends several at once."""
+    """bash 5.2 aborts when a signal meets certain expansions, and Slurm sends several at once."""
     job = tmp_path / "hail.yaml"
     job.write_text("run: 'sleep 4; exit 6'\nmonitoring: {interval: 1s}\n")
     runs = tmp_path / "runs"
@@ -128,13 +128,9 @@ def test_a_hail_of_signals_does_not_break_the_script(tmp_path):
         text=True,
     )
     (script,) = until(
-        lambda: [
-            int(line.split()[0])
-            for line in subprocess.run(
-                ["pgrep", "-a", "-f", f"^bash {runs}"], capture_output=True, text=True
-            ).stdout.splitlines()
-            if line.endswith("job.sbatch")
-        ],
+        lambda: subprocess.run(
+            ["pgrep", "-P", str(child.pid)], capture_output=True, text=True
+        ).stdout.split(),
         20,
         lambda: "the script does not start",
     )
@@ -146,7 +142,7 @@ def test_a_hail_of_signals_does_not_break_the_script(tmp_path):
     sent = 0
     while child.poll() is None and sent < 5000:
         try:
-            os.kill(script, signal.SIGUSR1)
+            os.kill(int(script), signal.SIGUSR1)
         except ProcessLookupError:
             break
         sent += 1
@@ -155,7 +151,7 @@ def test_a_hail_of_signals_does_not_break_the_script(tmp_path):
     assert sent > 500
     assert child.returncode == 6, stderr
     assert "unexpected" not in stderr
-    assert table_of(only_run(runs)).manifest["state"] == "complete"
+    assert table_of(only_run(runs)).one("phase_seconds", phase="run")["value"] >= 4
 
 
 def test_a_missing_program_is_said_before_anything_is_written(tmp_path):

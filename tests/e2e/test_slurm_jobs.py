@@ -40,7 +40,9 @@ def test_three_nodes_two_phases(user):
     # One busy loop on each of three nodes, for six of the phase's seconds.
     busy = table.one("job_cpu_seconds_total", phase="work", scope="job")
     assert 15 <= busy["value"] <= 21
-    assert busy["status"] == "exact"
+    # The kernel counts on during the fetches at both ends; what the scrapes inside saw is certain.
+    assert busy["high"] == busy["value"]
+    assert busy["low"] >= busy["value"] - 3 * 2.5
     idle = table.one("job_cpu_seconds_total", phase="warmup", scope="job")
     assert idle["value"] < 3
 
