@@ -1,0 +1,112 @@
+"""Run the measurements that README.md describes and print them as Markdown."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import platform
+import shutil
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+from tables import progress
+
+README = Path(__file__).with_name("README.md")
+BEGIN, END = "<!-- begin of the last output -->\n", "<!-- end of the last output -->\n"
+PARTS = ("startup", "cost", "analysis")
+PACKAGES = ("httpx", "numpy", "pandas", "pypdu")
+PROGRAMS = ("prometheus", "promtool", "prometheus-node-exporter", "slurmctld")
+
+
+def main() -> None:
+    """Measure what was asked for."""
+    given = _parser().parse_args()
+    parts = given.parts
+    sections = [_circumstances()]
+    if {"startup", "cost"} & set(parts):
+        sections += _on_the_cluster(given, parts)
+    if "analysis" in parts:
+        import analysis_throughput
+
+        text = analysis_throughput.measure(given.nodes, given.hours, given.repeats)
+        sections.append(f"### Throughput of the analysis\n\n{text}")
+    result = "\n".join(sections)
+    print(result)
+    if given.write:
+        _write(result)
+
+
+def _on_the_cluster(given: argparse.Namespace, parts: tuple[str, ...]) -> list[str]:
+    import monitoring_cost
+    import startup
+    from installed_cluster import user_of_three_nodes
+
+    sections = []
+    with user_of_three_nodes() as user:
+        if "startup" in parts:
+            sections.append(f"### Start and end of a job\n\n{startup.measure(user, given.jobs)}")
+        if "cost" in parts:
+            text = monitoring_cost.measure(user, tuple(given.intervals), given.seconds)
+            sections.append(f"### Cost of the monitoring\n{text}")
+    return sections
+
+
+def _circumstances() -> str:
+    now = datetime.datetime.now(datetime.timezone.utc)
+    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    load = os.getloadavg()[0]
+    return (
+        f"{now:%Y-%m-%d}, {os.cpu_count()} cores of {_processor()}, Linux {platform.release()}, "
+        f"load {load:.1f} before the first measurement. jobmeter {version('jobmeter')}, "
+        f"Python {platform.python_version()}, {packages}; "
+        f"{', '.join(filter(None, map(_program_version, PROGRAMS)))}.\n"
+    )
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _program_version(name: str) -> str:
+    """Return name and version; the program may be named otherwise or be absent."""
+    path = shutil.which(name) or shutil.which(name, path="/usr/sbin")
+    if path is None:
+        return ""
+    option = "-V" if name == "slurmctld" else "--version"
+    done = subprocess.run([path, option], capture_output=True, text=True)
+    words = (done.stdout or done.stderr).split("\n")[0].split()
+    number = next((word for word in words if word[0].isdigit()), "of unknown version")
+    return f"{'Slurm' if name == 'slurmctld' else name} {number}"
+
+
+def _write(result: str) -> None:
+    text = README.read_text()
+    before, _, rest = text.partition(BEGIN)
+    after = rest.partition(END)[2]
+    README.write_text(f"{before}{BEGIN}\n{result}\n{END}{after}")
+    progress(f"written into {README}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--only", dest="parts", nargs="+", choices=PARTS, default=PARTS, help="which parts")
+    add("--write", action="store_true", help="put the result into README.md")
+    add("--jobs", type=int, default=10, help="short jobs (startup)")
+    add("--intervals", type=int, nargs="+", default=[5, 1], help="seconds (cost)")
+    add("--seconds", type=int, default=120, help="length of the payload (cost)")
+    add("--nodes", type=int, default=24, help="nodes of the recording (analysis)")
+    add("--hours", type=float, default=2.0, help="length of the recording (analysis)")
+    add("--repeats", type=int, default=3, help="runs of each route (analysis)")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
