@@ -95,7 +95,7 @@ name: serves
 resources: {{nodes: 2, time: "00:05:00"}}
 monitoring: {{interval: 1s, checkpoint_interval: {CHECKPOINT_S:g}s}}
 phases:
-  - {{name: serve, run: "sleep 14"}}
+  - {{name: serve, run: "sleep 20"}}
 """
 
 
@@ -107,18 +107,24 @@ def test_prometheus_is_killed_and_comes_back(user):
     run.wait_for_event("component_exit", component="prometheus", status=137)
     run.wait_for_end()
     report = run.table()
-    rows = report.find("memory_used_bytes_mean", phase="serve")
-    assert len(rows) == 2
-    for row in rows:
-        assert "sample_gap" in row["reason"]
-        assert 0.3 < row["coverage"] < 1
+    # Its own samples stop for seconds, because it takes up targets at a 5 s tick ...
+    assert report.manifest["recording"]["last_scrape"] > killed / 1000
+    assert 2 < report.manifest["recording"]["largest_gap_seconds"] < 12
+    # ... and the job's own fetches stand in: what is lost is the restart itself.
+    gaps = [
+        target["phases"]["serve"]["largest_gap_seconds"]
+        for target in report.manifest["targets"]
+        if target["service"] in ("node", "cgroup")
+    ]
+    assert len(gaps) == 4
+    assert max(gaps) <= CHECKPOINT_S + 2
+    for row in report.find("memory_used_bytes_mean", phase="serve"):
+        assert row["coverage"] > 0.8
     # The counters were fetched at both edges of the phase, whatever happened to the recording.
     row = report.one("job_cpu_seconds_total", scope="job", phase="serve")
     assert (row["status"], row["high"]) == ("bounded", row["value"])
-    lost = report.manifest["recording"]["largest_gap_seconds"]
-    assert lost < 14
-    assert report.manifest["state"] == "incomplete"
-    assert (killed / 1000) < report.manifest["recording"]["last_scrape"]
+    exits = report.manifest["events"]["component_exits"]
+    assert [(e["component"], e["status"]) for e in exits] == [("prometheus", 137)]
 
 
 @pytest.mark.parametrize("component", ["node_exporter", "exporters"])
@@ -150,7 +156,7 @@ def restarted(run):
 
 
 def test_an_exporter_that_keeps_dying_becomes_a_gap(user):
-    run = user.submit("serves.yaml", SERVES.replace("sleep 14", "sleep 25"))
+    run = user.submit("serves.yaml", SERVES.replace("sleep 20", "sleep 25"))
     run.wait_for_event("phase_start")
     for deaths in range(1, 5):
         kill(user, "mel0002", "--collector.textfile", run.folder.name)

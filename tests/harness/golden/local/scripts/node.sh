@@ -96,6 +96,18 @@ stop() {
   return 1
 }
 
+# await PID...: wait for children whatever signals arrive; returns the status of the last.
+# A trapped signal makes wait return early, and bash runs the trap only then.
+await() {
+  local pid status=0
+  for pid in "$@"; do
+    while kill -0 "$pid" 2>/dev/null; do wait "$pid"; done
+    wait "$pid" # bash keeps the status of a child that it has reaped
+    status=$?
+  done
+  return "$status"
+}
+
 # first_program NAME...: sets PROGRAM, the path of the first of these that is on PATH.
 first_program() {
   local name

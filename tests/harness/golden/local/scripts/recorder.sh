@@ -15,7 +15,7 @@ readonly SCRATCH=('$SLURM_TMPDIR' '$TMPDIR' /tmp /dev/shm)
 readonly SHARED_FILE_SYSTEMS=(nfs lustre gpfs beegfs ceph fhgfs panfs afs)
 readonly RESTARTS=3
 readonly ATTEMPT=$1
-readonly EVENTS="$ATTEMPT/events.jsonl" LOG="$ATTEMPT/logs/prometheus.log" COPY="$ATTEMPT/tsdb"
+readonly EVENTS="$ATTEMPT/events.jsonl" TARGETS="$ATTEMPT/targets" LOG="$ATTEMPT/logs/prometheus.log" COPY="$ATTEMPT/tsdb"
 NODE=${SLURMD_NODENAME:-$HOSTNAME}
 readonly NODE
 
@@ -94,6 +94,18 @@ stop() {
   return 1
 }
 
+# await PID...: wait for children whatever signals arrive; returns the status of the last.
+# A trapped signal makes wait return early, and bash runs the trap only then.
+await() {
+  local pid status=0
+  for pid in "$@"; do
+    while kill -0 "$pid" 2>/dev/null; do wait "$pid"; done
+    wait "$pid" # bash keeps the status of a child that it has reaped
+    status=$?
+  done
+  return "$status"
+}
+
 # first_program NAME...: sets PROGRAM, the path of the first of these that is on PATH.
 first_program() {
   local name
@@ -132,6 +144,68 @@ free_port() {
   return 1
 }
 
+# fetch FOLDER SERVICE NODE URL KIND: one target into one file, and a line about it.
+fetch() {
+  local folder=$1 service=$2 node=$3 url=$4 kind=$5 status=ok before after credentials=()
+  local file="$service@$node.prom"
+  # The password goes to our own exporters only, never to an address from the job file.
+  [[ $kind == stack ]] && credentials=(--config "$SECRETS/curl.conf")
+  now
+  before=$NOW
+  get "$url" "${credentials[@]}" --output "$folder/.$file" 2>"$folder/.$file.error" ||
+    status=$(head --lines=1 -- "$folder/.$file.error")
+  now
+  after=$NOW
+  rm -f -- "$folder/.$file.error"
+  if [[ $status == ok && $kind == stack && $service != prometheus ]] &&
+    ! grep --quiet --fixed-strings "jobmeter_run_info{run_id=\"$RUN_ID\"} 1" "$folder/.$file"; then
+    status=foreign
+  fi
+  if [[ $status == ok ]]; then mv -- "$folder/.$file" "$folder/$file"; else rm -f -- "$folder/.$file"; fi
+  describe "$folder" "$service" "$node" "$file" "$before" "$after" "${status:-failed}"
+}
+
+describe() {
+  json "$7"
+  printf '{"node": "%s", "service": "%s", "file": "%s", "before_ms": %s, "after_ms": %s, "status": %s}\n' \
+    "$3" "$2" "$4" "$5" "$6" "$JSON" >>"$1/fetches.jsonl"
+}
+
+# take_left FOLDER: the last exposition of a payload that ended with its endpoint. The file names
+# are <service>.prom or <service>@<node>.prom; they are used once.
+take_left() {
+  local folder=$1 path name service node when
+  for path in "$FINAL_METRICS"/*.prom; do
+    [[ -f $path ]] || continue
+    name=${path##*/}
+    name=${name%.prom}
+    service=${name%%@*}
+    node=${name#"$service"}
+    node=${node#@}
+    node=${node:-$NODE}
+    [[ $service@$node =~ ^[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+$ ]] || continue
+    when=$(stat --format=%.3Y -- "$path")
+    mv -- "$path" "$folder/$service@$node.prom"
+    describe "$folder" "$service" "$node" "$service@$node.prom" "${when//[.,]/}" "${when//[.,]/}" left
+  done
+}
+
+# fetch_edges PHASE SIDE: all targets side by side, at most 32 at a time; the folder appears whole.
+fetch_edges() {
+  local folder="$ATTEMPT/edges/.$1.$2" service node url kind pids=()
+  rm -rf -- "$folder"
+  mkdir -- "$folder"
+  while IFS=$'\t' read -r service node url kind; do
+    fetch "$folder" "$service" "$node" "$url" "$kind" &
+    pids+=("$!")
+    (( ${#pids[@]} % 32 )) || await "${pids[@]}"
+  done < <(cat -- "$TARGETS"/*.tsv 2>/dev/null)
+  (( ${#pids[@]} == 0 )) || await "${pids[@]}"
+  [[ $2 != end ]] || take_left "$folder"
+  rm -rf -- "$ATTEMPT/edges/$1.$2"
+  mv -- "$folder" "$ATTEMPT/edges/$1.$2"
+}
+
 launch() {
   if [[ -z $PORT ]]; then
     free_port || return 1
@@ -160,15 +234,34 @@ settle() {
   done
   event component_start component '"prometheus"' pid "$PROMETHEUS" port "$PORT" node_t "$NOW"
   publish
+  bridge &
+  BRIDGE=$!
+}
+
+# bridge: Prometheus takes up its targets only at its 5 s tick, and scrapes each up to an interval
+# later. Until then we fetch at the interval ourselves, so that the recording has no hole, neither
+# at the start of the job nor after a restart.
+bridge() {
+  local fetches stack up never
+  exec {never}<> <(:) # a pipe in which nothing ever comes: a timed read of it leaves no sleep behind
+  for (( fetches = 0; fetches < 3; fetches++ )); do
+    read -r -t 5.0 _ <&"$never"
+    stack=$(cat -- "$TARGETS"/*.tsv | grep --count 'stack$')
+    up=$(get "http://127.0.0.1:$PORT/federate" --get --data-urlencode 'match[]=up{job="stack"}' \
+      --config "$SECRETS/curl.conf" 2>/dev/null | grep --count '} 1 ')
+    (( up < stack )) || return
+    now
+    fetch_edges boot "$NOW"
+  done
 }
 
 publish() {
   local where="127.0.0.1:$PORT"
   printf '[{"targets": ["%s"], "labels": {"node": "%s", "service": "prometheus", "run_id": "%s"}}]\n' \
-    "$where" "$NODE" "$RUN_ID" >"$ATTEMPT/targets/.prometheus"
-  printf 'prometheus\t%s\thttp://%s/metrics\tstack\n' "$NODE" "$where" >"$ATTEMPT/targets/.prometheus.tsv"
-  mv -- "$ATTEMPT/targets/.prometheus" "$ATTEMPT/targets/stack.prometheus.json"
-  mv -- "$ATTEMPT/targets/.prometheus.tsv" "$ATTEMPT/targets/stack.prometheus.tsv"
+    "$where" "$NODE" "$RUN_ID" >"$TARGETS/.prometheus"
+  printf 'prometheus\t%s\thttp://%s/metrics\tstack\n' "$NODE" "$where" >"$TARGETS/.prometheus.tsv"
+  mv -- "$TARGETS/.prometheus" "$TARGETS/stack.prometheus.json"
+  mv -- "$TARGETS/.prometheus.tsv" "$TARGETS/stack.prometheus.tsv"
 }
 
 supervise() {
@@ -258,6 +351,7 @@ checkpoint() {
 close_recording() {
   local clean=true
   trap '' TERM INT
+  [[ -z $BRIDGE ]] || kill -TERM "$BRIDGE" 2>/dev/null
   if [[ -n ${GONE-} ]] || ! stop "$PROMETHEUS" 10; then clean=false; fi
   checkpoint recording_closed clean "$clean"
   rm -rf -- "$DATA"
@@ -274,6 +368,7 @@ local_scratch || {
 readonly PROGRAM DATA=$FOLDER
 FAILED=0
 PORT=''
+BRIDGE=''
 trap 'STOPPING=1' TERM INT
 # Prometheus reads file_sd and the password relative to its configuration.
 cp -- "$RUN/prometheus/prometheus.yml" "$ATTEMPT/prometheus.yml"
