@@ -216,6 +216,8 @@ launch() {
     --storage.tsdb.retention.time=10y --web.config.file="$SECRETS/web.yml" \
     --web.listen-address="127.0.0.1:$PORT" </dev/null >>"$LOG" 2>&1 &
   PROMETHEUS=$!
+  now
+  LAUNCHED=$NOW
 }
 
 # settle: wait until it answers with our password; when its port was lost, take another.
@@ -242,17 +244,27 @@ settle() {
 # later. Until then we fetch at the interval ourselves, so that the recording has no hole, neither
 # at the start of the job nor after a restart.
 bridge() {
-  local fetches stack up never
+  local fetches stack never
   exec {never}<> <(:) # a pipe in which nothing ever comes: a timed read of it leaves no sleep behind
   for (( fetches = 0; fetches < 3; fetches++ )); do
     read -r -t 5.0 _ <&"$never"
     stack=$(cat -- "$TARGETS"/*.tsv | grep --count 'stack$')
-    up=$(get "http://127.0.0.1:$PORT/federate" --get --data-urlencode 'match[]=up{job="stack"}' \
-      --config "$SECRETS/curl.conf" 2>/dev/null | grep --count '} 1 ')
-    (( up < stack )) || return
+    count_up
+    (( UP < stack )) || return
     now
     fetch_edges boot "$NOW"
   done
+}
+
+# count_up: sets UP to how many targets this Prometheus has scraped. It would also show what its
+# predecessor scraped in the last minutes, so the time of each sample counts.
+count_up() {
+  local sample
+  UP=0
+  while read -r sample; do
+    [[ $sample == up\{*\}' 1 '* ]] && (( ${sample##* } >= LAUNCHED )) && (( ++UP ))
+  done < <(get "http://127.0.0.1:$PORT/federate" --get --data-urlencode 'match[]=up{job="stack"}' \
+    --config "$SECRETS/curl.conf" 2>/dev/null)
 }
 
 publish() {
