@@ -116,8 +116,12 @@ def submit_command(
     typer.echo(f"job {job_id}")
     if not wait:
         return
-    for state in slurm.follow(job_id):
-        _say(f"job {job_id} {state}")
+    try:
+        for state in slurm.follow(job_id):
+            _say(f"job {job_id} {state}")
+    except KeyboardInterrupt:
+        _say(f"job {job_id} goes on; later: jobmeter analyze {paths.run}")
+        raise typer.Exit(130) from None
     code = 1
     for attempt in _attempts_of(paths):
         accounting = launch.refresh_accounting(attempt, settle=True)
@@ -180,6 +184,8 @@ def analyze_command(
     """
     from jobmeter.launch import refresh_accounting
 
+    if phase and (start or end):
+        raise SpecError("--phase and --start/--end exclude each other; give one of them")
     paths, attempts = _find(run)
     required = read_manifest(paths.manifest).required
     window = _window(start, end)

@@ -12,7 +12,7 @@ from pathlib import Path
 from jobmeter import __version__, slurm
 from jobmeter.accounting import JobAccounting, read_accounting, write_accounting
 from jobmeter.credentials import Credentials, new_credentials
-from jobmeter.errors import JobmeterError, ProcessError, SiteError
+from jobmeter.errors import JobmeterError, ProcessError, SchedulerError, SiteError
 from jobmeter.manifest import RunManifest, write_manifest
 from jobmeter.paths import AttemptPaths, RunPaths
 from jobmeter.plan import Context, Plan, make_plan
@@ -147,7 +147,10 @@ def submit(paths: RunPaths) -> str:
     Raises:
         SchedulerError: sbatch is missing or refused.
     """
-    return slurm.submit(paths.script)
+    try:
+        return slurm.submit(paths.script)
+    except SchedulerError as cause:
+        raise SchedulerError(f"{cause}; the script is {paths.script}") from cause
 
 
 def refresh_accounting(attempt: AttemptPaths, *, settle: bool = False) -> JobAccounting | None:

@@ -189,3 +189,26 @@ def test_an_array_and_a_requeue_have_a_folder_each(user):
     again.wait_for_end()
     names = {path.name for path in (again.folder / "attempts").iterdir()}
     assert names == {again.job_id, f"{again.job_id}.r1"}
+
+
+def test_what_sbatch_refuses_is_one_line_in_its_own_words(user):
+    job = user.write("nowhere.yaml", "run: 'true'\nresources: {partition: nowhere}\n")
+    done = user.jobmeter("submit", job, "--site", "generic-slurm", check=False)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "nvalid partition" in done.stderr
+    assert "job.sbatch" in done.stderr
+
+
+def test_a_graceful_stop_leaves_exact_numbers(user):
+    """scancel --batch signals the script alone, which then ends everything in order."""
+    run = user.submit("counter.yaml", COUNTER.replace("sleep 0.2", "sleep 300"))
+    run.wait_for_event("phase_start", phase="idle")
+    user.cluster.run("scancel", "--batch", "--signal=TERM", run.job_id)
+    run.wait_for_end()
+    table = run.table()
+    row = table.one("work_units_total", phase="idle")
+    assert (row["value"], row["status"]) == (0, "exact")
+    assert "phase_interrupted" in table.one("phase_seconds", phase="idle")["reason"]
+    assert table.manifest["reasons"] == ["phase 'idle' was ended by TERM"]
+    assert run.events("recording_closed")[0]["clean"] is True
