@@ -22,12 +22,12 @@ JOBMETER, HTTP, DUMP = (
 )
 
 
-def measure(nodes: int, hours: float, repeats: int) -> str:
+def measure(nodes: int, cpus: int, hours: float, repeats: int) -> str:
     """Take every route ``repeats`` times, one after the other, from the log and from blocks."""
     with tempfile.TemporaryDirectory(prefix="jobmeter-benchmark-", dir="/var/tmp") as name:
-        made = recording.make(Path(name), nodes, hours)
+        made = recording.make(Path(name), nodes, cpus, hours)
         text = (
-            f"{made.nodes} nodes, {made.steps} scrapes, {made.series:,} series, "
+            f"{made.nodes} nodes of {cpus} CPUs, {made.steps} scrapes, {made.series:,} series, "
             f"{made.samples:,} samples.\n"
         )
         for form, attempt in (("log", made.log), ("blocks", made.blocks)):
@@ -63,29 +63,36 @@ def _check(passages: dict[str, list[Passed]]) -> None:
 
 
 def _tables(passages: dict[str, list[Passed]], requests: int) -> str:
-    samples = passages[JOBMETER][0].samples
-    reading = [samples / one.read_s / 1e6 for one in passages[JOBMETER]]
-    rows = [
-        (name, *spread([one.samples / one.seconds / 1e6 for one in of_route]))
-        for name, of_route in passages.items()
+    ours, http, dump = (passages[name] for name in (JOBMETER, HTTP, DUMP))
+    samples = ours[0].samples
+    seconds = {
+        JOBMETER: [one.seconds for one in ours],
+        "… of which reading": [one.read_s for one in ours],
+        "HTTP JSON to arrays, server ready": [one.seconds for one in http],
+        "… and starting that server": [one.seconds + one.start_s for one in http],
+        DUMP: [one.seconds for one in dump],
+    }
+    throughput = [
+        (name, *spread([samples / one / 1e6 for one in values])) for name, values in seconds.items()
     ]
-    rows.insert(1, ("… of which reading alone", *spread(reading)))
-    ratios = [(f"jobmeter / {name}", *spread(_ratios(passages, name), 1)) for name in (HTTP, DUMP)]
-    ours = passages[JOBMETER]
+    ratios = [
+        (name, *spread(_ratios(values, seconds[JOBMETER]), 1))
+        for name, values in list(seconds.items())[2:]
+    ]
     return (
-        table((f"million samples/s ({samples:,} wanted)", "min", "median", "max"), rows)
+        table((f"million samples/s ({samples:,} wanted)", "min", "median", "max"), throughput)
         + "\n"
-        + table(("ratio, repeat by repeat", "min", "median", "max"), ratios)
-        + f"\njobmeter: {ours[0].rows:,} rows, {spread([one.seconds for one in ours])[1]} s, "
+        + table(("jobmeter is so many times as fast as", "min", "median", "max"), ratios)
+        + f"\njobmeter: {ours[0].rows:,} rows, {spread(seconds[JOBMETER])[1]} s, "
         f"{max(one.peak_bytes for one in ours) / 2**20:.0f} MiB at the most; "
         f"HTTP: {requests} requests, client "
-        f"{max(one.peak_bytes for one in passages[HTTP]) / 2**20:.0f} MiB.\n"
+        f"{max(one.peak_bytes for one in http) / 2**20:.0f} MiB.\n"
     )
 
 
-def _ratios(passages: dict[str, list[Passed]], other: str) -> list[float]:
-    pairs = zip(passages[JOBMETER], passages[other], strict=True)
-    return [theirs.seconds / ours.seconds for ours, theirs in pairs]
+def _ratios(theirs: list[float], ours: list[float]) -> list[float]:
+    """Return a ratio for each repeat, whose passages were neighbours in time."""
+    return [other / own for other, own in zip(theirs, ours, strict=True)]
 
 
 def _size(folder: Path) -> int:

@@ -34,12 +34,13 @@ COMPONENTS: Mapping[str, Callable[[str], object]] = {
     "exporters": re.compile(r"-m jobmeter_exporters ").search,
     "prometheus": re.compile(r"--storage\.tsdb\.path=").search,
     "srun of the sidecar step": re.compile(r"^srun .*/scripts/node\.sh").search,
-    "node.sh": re.compile(r"^(\S*/)?bash \S*/scripts/node\.sh").search,
-    "recorder.sh": re.compile(r"^(\S*/)?bash \S*/scripts/recorder\.sh").search,
+    "node.sh": re.compile(r"^(\S*/)?bash \S*/runs/\S*/node\.sh").search,
+    "recorder.sh": re.compile(r"^(\S*/)?bash \S*/runs/\S*/recorder\.sh").search,
     "job.sbatch": re.compile(r"/slurm_script$").search,
     STEP_OF_SLURM: re.compile(r"^slurmstepd: \[\d+\.0\]").search,
 }
-"""Component by command line. The sidecar step is the job's first, so its number is 0."""
+"""Component by command line. The sidecar step is the job's first, so its number is 0; the test
+cluster has a node.sh of its own, which is not below runs/."""
 
 
 @dataclass(frozen=True)

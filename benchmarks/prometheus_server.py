@@ -53,7 +53,7 @@ def _wait_until_ready(http: httpx.Client, server: subprocess.Popen[bytes]) -> No
                 return
         except httpx.TransportError:
             pass
-        time.sleep(0.1)
+        time.sleep(0.02)
     raise RuntimeError(f"prometheus is not ready; its status is {server.poll()}")
 
 

@@ -32,6 +32,7 @@ PHASE = "main"
 COUNTERS = ("_total", "_sum", "_count", "_bucket")
 DROPPED = ("go_", "promhttp_", "net_conntrack_", "prometheus_")
 """What ``prometheus.yml`` drops; nearly all of what starts with these."""
+PER_CPU = "node_cpu_seconds_total"
 KEPT = ("prometheus_build_info",)
 AUTOMATIC = {
     "up": 1.0,
@@ -70,11 +71,11 @@ class _Target:
     series: tuple[tuple[str, Mapping[str, str], float], ...]
 
 
-def make(folder: Path, nodes: int, hours: float) -> Synthetic:
-    """Make the attempt of a job of ``hours`` on ``nodes`` nodes."""
-    progress(f"recording: {nodes} nodes, {hours:g} h at {INTERVAL_MS // 1000} s")
+def make(folder: Path, nodes: int, cpus: int, hours: float) -> Synthetic:
+    """Make the attempt of a job of ``hours`` on ``nodes`` nodes with ``cpus`` each."""
+    progress(f"recording: {nodes} nodes, {cpus} CPUs, {hours:g} h at {INTERVAL_MS // 1000} s")
     pattern = _pattern(folder / "pattern")
-    targets = tuple(_targets(pattern, nodes))
+    targets = tuple(_targets(pattern, nodes, cpus))
     run_id = read_manifest(pattern.manifest).run_id
     labels = [
         _stored(target, name, own, run_id) for target in targets for name, own, _ in target.series
@@ -104,20 +105,28 @@ def _pattern(folder: Path) -> RunPaths:
     return RunPaths(run)
 
 
-def _targets(pattern: RunPaths, nodes: int) -> Iterator[_Target]:
+def _targets(pattern: RunPaths, nodes: int, cpus: int) -> Iterator[_Target]:
     edges = pattern.attempt("local").edge("run", "start")
     for number in range(nodes):
         for path in sorted(edges.glob("*.prom")):
             service = path.name.partition("@")[0]
             if service == "prometheus" and number:
                 continue
-            samples = [
-                (one.name, one.labels, one.value)
-                for one in parse_exposition(path.read_text()).samples
-                if one.name in KEPT or not one.name.startswith(DROPPED)
-            ]
-            samples += [(name, {}, value) for name, value in AUTOMATIC.items()]
-            yield _Target(service, f"n{number + 1:03}", tuple(samples))
+            yield _Target(service, f"n{number + 1:03}", tuple(_series(path, cpus)))
+
+
+def _series(path: Path, cpus: int) -> Iterator[tuple[str, Mapping[str, str], float]]:
+    """Give the series of one target, its first CPU as often as a node has CPUs."""
+    for one in parse_exposition(path.read_text()).samples:
+        if one.name.startswith(DROPPED) and one.name not in KEPT:
+            continue
+        if one.name != PER_CPU:
+            yield one.name, one.labels, one.value
+        elif one.labels["cpu"] == "0":
+            for cpu in range(cpus):
+                yield one.name, {**one.labels, "cpu": str(cpu)}, one.value
+    for name, value in AUTOMATIC.items():
+        yield name, {}, value
 
 
 def _stored(target: _Target, name: str, own: Mapping[str, str], run_id: str) -> dict[str, str]:
@@ -176,6 +185,7 @@ def _record(
             http.post("/api/v1/write", content=body, headers=requests.headers).raise_for_status()
         answer = http.post("/api/v1/admin/tsdb/snapshot").raise_for_status().json()
     (server / "snapshots" / answer["data"]["name"]).rename(blocks.tsdb)
+    (blocks.tsdb / "wal").mkdir()  # promtool wants one
     log.tsdb.mkdir()
     (server / "wal").rename(log.tsdb / "wal")
 

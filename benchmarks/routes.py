@@ -28,7 +28,10 @@ SAMPLES_PER_ANSWER = 250_000
 
 @dataclass(frozen=True)
 class Passed:
-    """One passage of a route: seconds of it, what it saw, its largest memory."""
+    """One passage of a route: seconds of it, what it saw, its largest memory.
+
+    ``start_s``, of a server, is not part of ``seconds``; ``read_s``, of the reading, is.
+    """
 
     seconds: float
     read_s: float
@@ -36,6 +39,7 @@ class Passed:
     total: float
     peak_bytes: int
     rows: int = 0
+    start_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -110,9 +114,11 @@ def by_http(data: Path, wanted: Sequence[Chunk], begin_ms: int, end_ms: int) -> 
     """From a server that is ready, as JSON, to arrays; nothing is computed from them."""
     reach = (end_ms - begin_ms) // 1000 + 1
     arrays = []
+    starting = time.perf_counter()
     with running(data) as http:
         http.headers["Accept-Encoding"] = "identity"  # on loopback compression only costs
         began = time.perf_counter()
+        start_s = began - starting
         for chunk in wanted:
             query = f'{chunk.metric}{{job="stack",node=~"{"|".join(chunk.nodes)}"}}[{reach}s]'
             form = {"query": query, "time": f"{end_ms / 1000:.3f}"}
@@ -124,7 +130,7 @@ def by_http(data: Path, wanted: Sequence[Chunk], begin_ms: int, end_ms: int) -> 
                 arrays.append((times, values))
         seconds = time.perf_counter() - began
     samples, total = _seen([values for _, values in arrays])
-    return Passed(seconds, seconds, samples, total, _peak_bytes())
+    return Passed(seconds, seconds, samples, total, _peak_bytes(), start_s=start_s)
 
 
 def by_dump(tsdb: Path, wanted: Sequence[Chunk]) -> Passed:

@@ -30,7 +30,7 @@ def main() -> None:
     if "analysis" in parts:
         import analysis_throughput
 
-        text = analysis_throughput.measure(given.nodes, given.hours, given.repeats)
+        text = analysis_throughput.measure(given.nodes, given.cpus, given.hours, given.repeats)
         sections.append(f"### Throughput of the analysis\n\n{text}")
     result = "\n".join(sections)
     print(result)
@@ -59,10 +59,16 @@ def _circumstances() -> str:
     load = os.getloadavg()[0]
     return (
         f"{now:%Y-%m-%d}, {os.cpu_count()} cores of {_processor()}, Linux {platform.release()}, "
-        f"load {load:.1f} before the first measurement. jobmeter {version('jobmeter')}, "
+        f"load {load:.1f} before the first measurement. jobmeter {_commit()}, "
         f"Python {platform.python_version()}, {packages}; "
         f"{', '.join(filter(None, map(_program_version, PROGRAMS)))}.\n"
     )
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty=, with changes"]
+    done = subprocess.run(command, cwd=README.parent, capture_output=True, text=True)
+    return done.stdout.strip() or str(version("jobmeter"))
 
 
 def _processor() -> str:
@@ -103,7 +109,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--intervals", type=int, nargs="+", default=[5, 1], help="seconds (cost)")
     add("--seconds", type=int, default=120, help="length of the payload (cost)")
     add("--nodes", type=int, default=24, help="nodes of the recording (analysis)")
-    add("--hours", type=float, default=2.0, help="length of the recording (analysis)")
+    add("--cpus", type=int, default=32, help="CPUs of each of these nodes (analysis)")
+    add("--hours", type=float, default=1.0, help="length of the recording (analysis)")
     add("--repeats", type=int, default=3, help="runs of each route (analysis)")
     return parser
 
