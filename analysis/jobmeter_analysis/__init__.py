@@ -1,6 +1,6 @@
 """jobmeter_analysis: from the folder of one attempt to a table of KPIs.
 
->>> from jobmeter_analysis import analyze_attempt, write_report  # doctest: +SKIP
+    from jobmeter_analysis import analyze_attempt, write_report
 
 The names below load numpy, pandas and pydantic when they are first used, not when the package is
 imported: ``jobmeter --help`` must not wait for them.
