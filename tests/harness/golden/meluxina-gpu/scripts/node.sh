@@ -253,6 +253,7 @@ leave() {
 
 local_scratch || FOLDER=$(mktemp --directory)
 readonly WORK=$FOLDER
+cd -- "$WORK" || exit 1 # python -m looks for modules in the working folder first
 trap leave EXIT
 # Slurm sends TERM to this script when the job is cancelled or its time is over. The exporters are
 # needed a moment longer, for the end edges; the end of input follows, whatever happens.
