@@ -17,7 +17,7 @@ from jobmeter.paths import AttemptPaths, RunPaths
 from jobmeter.window import Phase, job_window, phases_from
 from jobmeter_analysis.catalogue import Catalogue
 from jobmeter_analysis.readings import PROCESS_START
-from jobmeter_analysis.recording import PrometheusFolder, Recording, Selector, Series
+from jobmeter_analysis.recording import NO_SAMPLE, PrometheusFolder, Recording, Selector, Series
 from jobmeter_analysis.targets import (
     RUN_INFO,
     Edge,
@@ -106,6 +106,9 @@ def read_attempt(
     edges, edge_problems = read_edges(attempt, wanted, payload)
     source = recording or PrometheusFolder(attempt.tsdb)
     series, recording_problems = _recorded(source, _selectors(catalogue, edges))
+    if any(event.fields.get("clean") is True for event in log.named("recording_closed")):
+        # A job that ends before Prometheus's first scrape has all its samples in its edges.
+        recording_problems = [p for p in recording_problems if not p.endswith(NO_SAMPLE)]
     nodes, nodes_known = _nodes(manifest, log, series, edges)
     job_start = next((event.time_ms for event in log.named("job_start")), None)
     local = attempt.name.split(".")[0] == LOCAL

@@ -26,6 +26,10 @@ STALE_BITS = 0x7FF0000000000002
 """The NaN that Prometheus writes when a series ends (model/value/value.go, StaleNaN)."""
 
 
+NO_SAMPLE = "holds no sample of any series asked for"
+"""What is said of a folder that can be read and has nothing in it."""
+
+
 @dataclass(frozen=True)
 class Selector:
     """Which series to read.
@@ -176,7 +180,7 @@ class PrometheusFolder:
         except _UNREADABLE:
             pieces = self._salvage(wanted)
         if not pieces:
-            self._problems.append(f"{self.path} holds no sample of any series asked for")
+            self._problems.append(f"{self.path} {NO_SAMPLE}")
         return [cleaned(dict(labels), parts) for labels, parts in pieces.items()]
 
     def _blocks(self) -> list[Path]:

@@ -7,15 +7,13 @@ from slurm_user import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.prometheus]
 
-BUSY = "end=$((SECONDS + 6)); while ((SECONDS < end)); do :; done"
-
-THREE_NODES = f"""
+THREE_NODES = """
 name: three
-resources: {{nodes: 3, time: "00:05:00"}}
-monitoring: {{interval: 1s}}
+resources: {nodes: 3, time: "00:05:00"}
+monitoring: {interval: 1s}
 phases:
-  - {{name: warmup, run: "srun --ntasks=3 sleep 4"}}
-  - {{name: work, run: "srun --ntasks=3 bash -c '{BUSY}'"}}
+  - {name: warmup, run: "srun --ntasks=3 sleep 4"}
+  - {name: work, run: "srun --ntasks=3 /opt/programs/burn.py 2"}
 """
 
 
@@ -37,17 +35,16 @@ def test_three_nodes_two_phases(user):
             assert {row["entity"] for row in rows} == nodes, kpi
             assert {row["coverage"] for row in rows} == {1.0}, kpi
             assert all(math.isfinite(row["value"]) for row in rows), kpi
-    # One busy loop on each of three nodes, for six of the phase's seconds.
+    # Two seconds of CPU time on each of three nodes, and what srun and the script need.
     busy = table.one("job_cpu_seconds_total", phase="work", scope="job")
-    assert 15 <= busy["value"] <= 21
+    assert 6 <= busy["value"] <= 8
     # The kernel counts on during the fetches at both ends; what the scrapes inside saw is certain.
-    assert busy["high"] == busy["value"]
-    assert busy["low"] >= busy["value"] - 3 * 2.5
+    assert busy["low"] <= busy["value"] == busy["high"]
     idle = table.one("job_cpu_seconds_total", phase="warmup", scope="job")
-    assert idle["value"] < 3
+    assert idle["value"] < 2
 
     elapsed = table.one("slurm_elapsed_seconds")
-    assert 10 <= elapsed["value"] <= 30
+    assert 6 <= elapsed["value"] <= 40
     assert "COMPLETED" in elapsed["source"]
     assert table.one("slurm_exit_code")["value"] == 0
     assert table.find("monitoring_cpu_seconds_total", phase="work")

@@ -1,6 +1,5 @@
 """Other jobs and other users on the same nodes."""
 
-import json
 import re
 
 import pytest
@@ -120,16 +119,32 @@ def test_nobody_else_can_read_or_scrape_and_the_password_is_nowhere(user):
 
 
 def test_nothing_is_left_behind_on_the_nodes(user):
-    run = user.submit("open.yaml", OPEN.replace("sleep 60", "sleep 1"))
-    run.wait_for_end()
-    for node in user.cluster.nodes:
-        left = user.cluster.run(
-            "find", "/tmp", "/dev/shm", "-user", "hpc", "-not", "-name", "x", node=node
+    """Not by this job, nor by one that was killed on a node before."""
+    cluster = user.cluster
+    make = "mkdir /tmp/jobmeter.dead /tmp/jobmeter.used; touch /tmp/jobmeter.{dead,used}/lock"
+    cluster.run("bash", "-c", make, node="mel0003")
+    hold = ("flock", "/tmp/jobmeter.used/lock", "sleep", "60")
+    with cluster.popen(*hold, node="mel0003") as holder:
+        until(
+            lambda: any("sleep 60" in c for c in cluster.pids("mel0003").values()),
+            10,
+            lambda: str(cluster.pids("mel0003")),
         )
-        assert left.stdout == "", node
-    until(
-        lambda: not [c for c in user.cluster.pids().values() if run.folder.name in c],
-        10,
-        lambda: str(user.cluster.pids()),
+        run = user.submit("open.yaml", OPEN.replace("sleep 60", "sleep 1").replace("2,", "3,"))
+        run.wait_for_end()
+        used = "/tmp/jobmeter.used\n/tmp/jobmeter.used/lock\n"
+        for node in cluster.nodes:
+            assert scratch_of(user, node) == (used if node == "mel0003" else ""), node
+        until(
+            lambda: not [c for c in cluster.pids().values() if run.folder.name in c],
+            10,
+            lambda: str(cluster.pids()),
+        )
+        holder.kill()
+
+
+def scratch_of(user, node):
+    found = user.cluster.run(
+        "find", "/tmp", "/dev/shm", "-mindepth", "1", "-user", "hpc", node=node, check=False
     )
-    json.loads((run.folder / "run.json").read_text())
+    return found.stdout

@@ -117,7 +117,8 @@ first_program() {
   return 1
 }
 
-# local_scratch: sets FOLDER, a new private folder on a file system of this node.
+# local_scratch: sets FOLDER, a new private folder on a file system of this node. Its lock is held
+# by us and by what we start, so that folders of a job that was killed can be told and removed.
 local_scratch() {
   local candidate kind free
   for candidate in "${SCRATCH[@]}"; do
@@ -128,11 +129,26 @@ local_scratch() {
     [[ -n $candidate && -d $candidate && -w $candidate ]] || continue
     kind=$(stat --file-system --format=%T -- "$candidate" 2>/dev/null) || continue
     [[ " ${SHARED_FILE_SYSTEMS[*]} " == *" $kind "* ]] && continue
+    remove_abandoned "$candidate"
     free=$(stat --file-system --format='%a * %S' -- "$candidate") || continue
     (( free >= SCRATCH_BYTES )) || continue
-    FOLDER=$(mktemp --directory -- "$candidate/jobmeter.XXXXXXXX") && return 0
+    FOLDER=$(mktemp --directory -- "$candidate/jobmeter.XXXXXXXX") || continue
+    exec {SCRATCH_LOCK}>"$FOLDER/lock"
+    flock --nonblock "$SCRATCH_LOCK" && return 0
   done
   return 1
+}
+
+# remove_abandoned FOLDER: our own scratch folders there whose lock nobody holds any more. The
+# memory of a node may be in them.
+remove_abandoned() {
+  local path lock
+  for path in "$1"/jobmeter.*/lock; do
+    [[ -f $path && -O $path && ! -L ${path%/lock} ]] || continue
+    exec {lock}<"$path" || continue
+    flock --nonblock "$lock" && rm -rf -- "${path%/lock}"
+    exec {lock}<&-
+  done
 }
 
 # free_port: sets FREE_PORT to a port of the planned range that nobody listens on here. Not a

@@ -1,0 +1,8 @@
+#!/usr/bin/python3
+"""Uses $1 seconds of CPU time, however long that takes."""
+
+import sys
+import time
+
+while time.process_time() < float(sys.argv[1]):
+    pass
