@@ -186,9 +186,9 @@ def analyze_command(
 
     if phase and (start or end):
         raise SpecError("--phase and --start/--end exclude each other; give one of them")
+    window = _window(start, end)
     paths, attempts = _find(run)
     required = read_manifest(paths.manifest).required
-    window = _window(start, end)
     states = set()
     for attempt in attempts:
         refresh_accounting(attempt)
