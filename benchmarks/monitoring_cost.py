@@ -21,7 +21,7 @@ run: "srun --ntasks=3 sleep {seconds}"
 SETTLE_S = 1.0
 """After ``phase_start``, so that the start edges are no part of what is measured."""
 BRIDGE_S = 20.0
-"""Until Prometheus scrapes by itself, the job script fetches with curl (docs/design.md)."""
+"""Until Prometheus has taken up its targets, recorder.sh fetches them (docs/design.md)."""
 TARGETS = {True: (0.03, 200), False: (0.01, 80)}
 """Cores and MB at an interval of 5 s, on the first node and on the others."""
 

@@ -7,7 +7,9 @@ import datetime
 import os
 import platform
 import shutil
+import signal
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from tables import progress
 
 README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- begin of the last output -->\n", "<!-- end of the last output -->\n"
+SHORTEST_S = 30
 PARTS = ("startup", "cost", "analysis")
 PACKAGES = ("httpx", "numpy", "pandas", "pypdu")
 PROGRAMS = ("prometheus", "promtool", "prometheus-node-exporter", "slurmctld")
@@ -22,7 +25,12 @@ PROGRAMS = ("prometheus", "promtool", "prometheus-node-exporter", "slurmctld")
 
 def main() -> None:
     """Measure what was asked for."""
-    given = _parser().parse_args()
+    parser = _parser()
+    given = parser.parse_args()
+    if given.seconds < SHORTEST_S:
+        parser.error(f"--seconds: at least {SHORTEST_S}, of which the first 20 are the start")
+    # The ends of all "with" blocks remove what was started, also when this is terminated.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     parts = given.parts
     sections = [_circumstances()]
     if {"startup", "cost"} & set(parts):
