@@ -4,5 +4,6 @@
 import sys
 import time
 
-while time.process_time() < float(sys.argv[1]):
-    pass
+if __name__ == "__main__":
+    while time.process_time() < float(sys.argv[1]):
+        pass
