@@ -305,7 +305,7 @@ class _Rows:
             return int(self._block.created_ms)
         if begun is not None:
             return min(int(begun) - CLOCK_TICK_MS, first_ms)
-        silent = self._target.silent_ms()
+        silent = self._target.silent_ms
         silent = silent[silent < first_ms]
         return int(silent[-1]) if silent.size else None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -170,12 +171,14 @@ class Target:
         same = self.scrapes.times_ms[at] == times_ms
         return np.where(same, self.scrapes.done_ms[at], times_ms)
 
+    @cached_property
     def answered_ms(self) -> Times:
         """Return every moment at which it answered: scrapes that succeeded, usable boundaries."""
         edges = [one.after_ms for one in self.boundaries if one.usable]
         recorded = self.scrapes.times_ms[self.scrapes.up]
         return np.unique(np.concatenate([recorded, np.array(edges, np.int64)]))
 
+    @cached_property
     def silent_ms(self) -> Times:
         """Return every moment at which it did not answer when asked."""
         edges = [one.before_ms for one in self.boundaries if not one.usable]
@@ -184,7 +187,7 @@ class Target:
 
     def answers(self, window: Window, phase: str) -> Times:
         """Return when it answered in ``window``; the phase's own edges stand at its ends."""
-        times = self.answered_ms()
+        times = self.answered_ms
         inside = times[(times >= window.start_ms) & (times <= window.end_ms)]
         ends = {"start": window.start_ms, "end": window.end_ms}
         own = [ends[one.side] for one in self.boundaries if one.phase == phase and one.usable]
@@ -209,7 +212,7 @@ class Target:
 
         A recording that simply ends says nothing of its targets.
         """
-        answered, silent = self.answered_ms(), self.silent_ms()
+        answered, silent = self.answered_ms, self.silent_ms
         before_end = answered[answered <= window.end_ms]
         if not before_end.size or self.boundary_usable(phase, "end"):
             return False
