@@ -19,6 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from jobmeter.errors import CatalogueError
+from jobmeter_analysis.estimate import REASONS
 
 FOLDER = Path(__file__).parent / "kpis"
 
@@ -227,7 +228,12 @@ def as_markdown(catalogue: Catalogue) -> str:
         "     analysis/jobmeter_analysis/kpis/ instead. -->",
         "",
         "One row of the table per KPI, phase and entity. Units are base units; `1` is a count.",
-        "What `low`, `high`, `status` and `reason` mean stands in the design, section 4.",
+        "What `low`, `high` and `status` mean stands in the [README](../README.md#how-to-read-it).",
+        "A row may have several reasons, separated by `;`. Their words are stable:",
+        "",
+        "| reason | means |",
+        "| --- | --- |",
+        *(f"| `{reason}` | {meaning} |" for reason, meaning in REASONS.items()),
         "",
     ]
     for name, group in catalogue.items():
