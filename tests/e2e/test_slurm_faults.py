@@ -38,6 +38,16 @@ def wait_until_recording(run):
     )
 
 
+def wait_until_much_is_at_stake(user, run):
+    """Until most of a checkpoint interval has passed since the last checkpoint."""
+    wait_until_recording(run)
+    until(
+        lambda: now_ms(user) - run.events("checkpoint")[-1]["t"] > 0.8 * CHECKPOINT_S * 1000,
+        30,
+        lambda: str(run.events("checkpoint")),
+    )
+
+
 def test_time_limit(user, lost_seconds):
     run = user.submit("long.yaml", LONG)
     run.wait_for_event("phase_start")
@@ -76,7 +86,7 @@ def test_power_failure_of_the_first_node(user, lost_seconds):
     """Nothing in the job gets a chance to act: what is left is the last checkpoint."""
     run = user.submit("long.yaml", LONG)
     run.wait_for_event("phase_start")
-    wait_until_recording(run)
+    wait_until_much_is_at_stake(user, run)
     killed = now_ms(user)
     user.cluster.power_off("mel0001")
     try:
