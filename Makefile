@@ -1,5 +1,6 @@
 # make demo   a monitored training run on this machine, and its KPI table
 # make test   everything that this machine can run
+# make test-without-cgroups   the cluster's jobs again, on a Slurm that tracks processes by their parents
 # make lint   style, types and import directions alone
 # make bench  the measurements of benchmarks/README.md (minutes)
 # make clean  remove what these made
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROGRAMS := $(CURDIR)/.programs
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-without-cgroups lint bench clean
 
 demo: $(VENV)/.user
 	@programs=$$(tools/get-programs.sh $(PROGRAMS)) && \
@@ -19,6 +20,10 @@ demo: $(VENV)/.user
 test: lint
 	tools/install-test-packages.sh tests/cluster_packages.txt
 	$(BIN)/pytest
+
+test-without-cgroups: $(VENV)/.dev
+	tools/install-test-packages.sh tests/cluster_packages.txt
+	JOBMETER_CLUSTER_CGROUPS=0 $(BIN)/pytest tests/e2e
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -1,5 +1,7 @@
 """A three-node Slurm on which an unprivileged user has jobmeter."""
 
+import os
+
 import installation
 import pytest
 import requirements
@@ -19,7 +21,9 @@ def slurm(installed):
     missing = [*requirements.missing(), *filter(None, [installation.interpreter_problem()])]
     if missing:
         pytest.skip(f"no Slurm cluster on this machine: {'; '.join(missing)}")
-    with Cluster.start(binds=installation.binds(installed)) as cluster:
+    # Without control groups Slurm's TERM reaches every process of a job at once, ours included.
+    cgroups = os.environ.get("JOBMETER_CLUSTER_CGROUPS", "1") == "1"
+    with Cluster.start(binds=installation.binds(installed), cgroups=cgroups) as cluster:
         yield cluster
 
 

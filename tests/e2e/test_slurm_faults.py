@@ -61,9 +61,13 @@ def test_time_limit(user, lost_seconds):
     assert row["value"] is not None
     assert report.one("slurm_elapsed_seconds")["source"].endswith("TIMEOUT")
     assert "phase_interrupted" in report.one("phase_seconds", phase="serve")["reason"]
-    # Slurm's warning wrote the edges down while all exporters lived.
+    # Slurm's warning came first, but without control groups its TERM kills the exporters as well,
+    # perhaps before their last words.
     assert run.events("signal")[0]["signal"] == "USR1"
-    assert report.one("job_cpu_seconds_total", scope="job", phase="serve")["high"] is not None
+    row = report.one("network_transmit_bytes_total", phase="serve", entity="mel0002")
+    assert row["value"] > 0
+    assert row["high"] is not None or "window_not_bracketed" in row["reason"]
+    assert row["high"] is not None or not user.cluster.cgroups
 
 
 def test_scancel(user, lost_seconds):
@@ -139,8 +143,8 @@ def test_prometheus_is_killed_and_comes_back(user):
     for row in report.find("memory_used_bytes_mean", phase="serve"):
         assert row["coverage"] > 0.8
     # The counters were fetched at both edges of the phase, whatever happened to the recording.
-    row = report.one("job_cpu_seconds_total", scope="job", phase="serve")
-    assert (row["status"], row["high"]) == ("bounded", row["value"])
+    row = report.one("network_transmit_bytes_total", phase="serve", entity="mel0002")
+    assert row["high"] == row["value"] > 0
     exits = report.manifest["events"]["component_exits"]
     assert [(e["component"], e["status"]) for e in exits] == [("prometheus", 137)]
 
@@ -155,9 +159,8 @@ def test_an_exporter_is_killed_and_comes_back(component, user):
     run.wait_for_end()
     report = run.table()
     service = {"node_exporter": "node", "exporters": "cgroup"}[component]
-    kpi = {"node": "cpu_utilization_ratio_mean", "cgroup": "job_cpu_cores_mean"}[service]
-    row = report.one(kpi, phase="serve", entity="mel0002", scope="node")
-    assert row["value"] is not None
+    row = report.one("monitoring_memory_bytes_max", phase="serve", entity=f"{service}@mel0002")
+    assert row["value"] > 0
     monitoring = report.one(
         "monitoring_cpu_seconds_total", phase="serve", entity=f"{service}@mel0002"
     )
