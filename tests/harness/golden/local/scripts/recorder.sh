@@ -190,7 +190,7 @@ describe() {
 # take_left FOLDER: the last exposition of a payload that ended with its endpoint. The file names
 # are <service>.prom or <service>@<node>.prom; they are used once.
 take_left() {
-  local folder=$1 path name service node when
+  local folder=$1 path name service node
   for path in "$FINAL_METRICS"/*.prom; do
     [[ -f $path ]] || continue
     name=${path##*/}
@@ -200,22 +200,24 @@ take_left() {
     node=${node#@}
     node=${node:-$NODE}
     [[ $service@$node =~ ^[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+$ ]] || continue
-    when=$(stat --format=%.3Y -- "$path")
+    now
     mv -- "$path" "$folder/$service@$node.prom"
-    describe "$folder" "$service" "$node" "$service@$node.prom" "${when//[.,]/}" "${when//[.,]/}" left
+    describe "$folder" "$service" "$node" "$service@$node.prom" "$NOW" "$NOW" left
   done
 }
 
 # fetch_edges PHASE SIDE: all targets side by side, at most 32 at a time; the folder appears whole.
 fetch_edges() {
-  local folder="$ATTEMPT/edges/.$1.$2" service node url kind pids=()
+  local folder="$ATTEMPT/edges/.$1.$2" list service node url kind pids=()
   rm -rf -- "$folder"
   mkdir -- "$folder"
-  while IFS=$'\t' read -r service node url kind; do
-    fetch "$folder" "$service" "$node" "$url" "$kind" &
-    pids+=("$!")
-    (( ${#pids[@]} % 32 )) || await "${pids[@]}"
-  done < <(cat -- "$TARGETS"/*.tsv 2>/dev/null)
+  for list in "$TARGETS"/*.tsv; do
+    while IFS=$'\t' read -r service node url kind; do
+      fetch "$folder" "$service" "$node" "$url" "$kind" &
+      pids+=("$!")
+      (( ${#pids[@]} % 32 )) || await "${pids[@]}"
+    done <"$list"
+  done
   (( ${#pids[@]} == 0 )) || await "${pids[@]}"
   [[ $2 != end ]] || take_left "$folder"
   rm -rf -- "$ATTEMPT/edges/$1.$2"
