@@ -61,8 +61,8 @@ def test_time_limit(user, lost_seconds):
     assert row["value"] is not None
     assert report.one("slurm_elapsed_seconds")["source"].endswith("TIMEOUT")
     assert "phase_interrupted" in report.one("phase_seconds", phase="serve")["reason"]
-    # Slurm's warning and its TERM may come in one tick, and the first be lost in the second. Without
-    # control groups the TERM kills the exporters as well, perhaps before their last words.
+    # Slurm's warning and its TERM may come in one tick, and the first be lost in the second.
+    # Without control groups the TERM kills the exporters too, perhaps before their last words.
     assert [event["signal"] for event in run.events("signal")] in (["USR1", "TERM"], ["TERM"])
     row = report.one("network_transmit_bytes_total", phase="serve", entity="mel0002")
     assert row["value"] > 0
