@@ -12,6 +12,7 @@ umask 077
 readonly RUN='/home/it'"'"'s me/runs/run-1'
 readonly RUN_ID=run-1
 readonly SECRETS="$RUN/secrets"
+readonly IDENTITY="jobmeter_run_info{run_id=\"$RUN_ID\"} 1" # what only this run's exporters expose
 readonly PORT_FIRST=20000 PORT_LAST=31999
 readonly SCRATCH_BYTES=268435456
 readonly SCRATCH=('$SLURM_TMPDIR' '$TMPDIR' /tmp /dev/shm)
@@ -191,7 +192,7 @@ exporters_command() {
 # ours PORT: does this port answer with our password and this run's name?
 ours() {
   get "http://127.0.0.1:$1/metrics" --config "$SECRETS/curl.conf" 2>/dev/null |
-    grep --quiet --fixed-strings "jobmeter_run_info{run_id=\"$RUN_ID\"} 1"
+    grep --quiet --fixed-strings "$IDENTITY"
 }
 
 declare -A PID PORT FAILED GONE
@@ -278,7 +279,7 @@ mkdir "$WORK/textfile"
 cat >"$WORK/textfile/jobmeter.prom" <<END
 # HELP jobmeter_run_info Names the run that this exporter belongs to.
 # TYPE jobmeter_run_info gauge
-jobmeter_run_info{run_id="$RUN_ID"} 1
+$IDENTITY
 END
 
 readonly COMPONENTS=(node_exporter exporters)

@@ -9,6 +9,7 @@ umask 077
 readonly RUN='/home/it'"'"'s me/runs/run-1'
 readonly RUN_ID=run-1
 readonly SECRETS="$RUN/secrets"
+readonly IDENTITY="jobmeter_run_info{run_id=\"$RUN_ID\"} 1" # what only this run's exporters expose
 readonly PORT_FIRST=20000 PORT_LAST=31999
 readonly SCRATCH_BYTES=268435456
 readonly SCRATCH=('$SLURM_TMPDIR' '$TMPDIR' /tmp /dev/shm)
@@ -174,7 +175,7 @@ fetch() {
   after=$NOW
   rm -f -- "$folder/.$file.error"
   if [[ $status == ok && $kind == stack && $service != prometheus ]] &&
-    ! grep --quiet --fixed-strings "jobmeter_run_info{run_id=\"$RUN_ID\"} 1" "$folder/.$file"; then
+    ! grep --quiet --fixed-strings "$IDENTITY" "$folder/.$file"; then
     status=foreign
   fi
   if [[ $status == ok ]]; then mv -- "$folder/.$file" "$folder/$file"; else rm -f -- "$folder/.$file"; fi
