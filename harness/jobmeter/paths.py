@@ -49,6 +49,15 @@ class AttemptPaths:
         return self.attempt / "tsdb"
 
     @property
+    def results(self) -> Path:
+        """One folder per phase that named its client's own result files."""
+        return self.attempt / "results"
+
+    def phase_results(self, phase: str) -> Path:
+        """Copies of the result files of ``phase``; missing when there are none."""
+        return self.results / phase
+
+    @property
     def logs(self) -> Path:
         """One file per component and node."""
         return self.attempt / "logs"

@@ -16,7 +16,7 @@ from jobmeter.errors import SiteError, SpecError
 from jobmeter.manifest import PlannedTarget
 from jobmeter.quantities import duration_s
 from jobmeter.site import PortRange, Programs, SiteProfile
-from jobmeter.spec import JobSpec
+from jobmeter.spec import JobSpec, Phase
 from jobmeter.templating import Names, ShellText, expand, quoted
 
 USERNAME = "jobmeter"
@@ -26,6 +26,8 @@ COMPONENT_LIMIT_S = 10
 CLOSE_LIMIT_S = 10
 PAYLOAD_GRACE_S = 10
 ANALYSIS_LIMIT_S = 120
+RESULT_LIMIT_BYTES = 64 * 2**20
+"""A larger result file of a client is not copied: it holds every request's text, most likely."""
 RESTARTS = 3
 PROMETHEUS_THREADS = 2
 PROMETHEUS_MEMORY = "1GiB"
@@ -95,10 +97,17 @@ class PayloadTarget:
 
 @dataclass(frozen=True)
 class PlannedPhase:
-    """One phase: its name and its shell command, placeholders filled."""
+    """One phase: its name, its shell command and its result files, placeholders filled.
+
+    Args:
+        name: From the job file.
+        command: For ``bash -c``.
+        results: Paths, each as one word of the shell in which variables are expanded.
+    """
 
     name: str
     command: str
+    results: tuple[ShellText, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,6 +150,7 @@ class Plan:
     close_limit_s: int = CLOSE_LIMIT_S
     payload_grace_s: int = PAYLOAD_GRACE_S
     analysis_limit_s: int = ANALYSIS_LIMIT_S
+    result_limit_bytes: int = RESULT_LIMIT_BYTES
     prometheus_threads: int = PROMETHEUS_THREADS
     prometheus_memory: str = PROMETHEUS_MEMORY
 
@@ -327,15 +337,52 @@ def _placeholders(spec: JobSpec, context: Context, where: str) -> Mapping[str, o
 
 def _phases(spec: JobSpec, context: Context) -> tuple[PlannedPhase, ...]:
     if spec.run is not None:
-        commands = [("run", spec.run, "run")]
-    else:
-        commands = [(p.name, p.run, f"phases[{i}].run") for i, p in enumerate(spec.phases)]
-    phases = []
-    for name, command, key in commands:
-        where = f"{context.job_file}: {key}"
-        values = _placeholders(spec, context, where)
-        phases.append(PlannedPhase(name, expand(command, values, where, for_shell=True)))
-    return tuple(phases)
+        return (PlannedPhase("run", _command(spec, context, spec.run, "run")),)
+    return tuple(
+        PlannedPhase(
+            phase.name,
+            _command(spec, context, phase.run, f"phases[{i}].run"),
+            _result_files(spec, context, phase, f"phases[{i}].results"),
+        )
+        for i, phase in enumerate(spec.phases)
+    )
+
+
+def _command(spec: JobSpec, context: Context, text: str, key: str) -> str:
+    where = f"{context.job_file}: {key}"
+    return expand(text, _placeholders(spec, context, where), where, for_shell=True)
+
+
+def _result_files(spec: JobSpec, context: Context, phase: Phase, key: str) -> tuple[ShellText, ...]:
+    where = f"{context.job_file}: {key}"
+    values = _placeholders(spec, context, where)
+    paths = [expand(path, values, where, for_shell=False) for path in phase.results]
+    names = [path.rpartition("/")[2] for path in paths]
+    for name in names:
+        if names.count(name) > 1:
+            raise SpecError(
+                f"{where}: two files are called {name!r} and would be kept in one folder; "
+                "rename one"
+            )
+    return tuple(_path_word(path) for path in paths)
+
+
+_VARIABLE = re.compile(r"\$(?:(?P<bare>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\w*)\})", re.ASCII)
+
+
+def _path_word(path: str) -> ShellText:
+    """Return a path as one word of the shell: nothing in it is special but names of variables.
+
+    >>> print(_path_word("$SCRATCH/a b*.json"))
+    "${SCRATCH-}"'/a b*.json'
+    """
+    word, rest = "", 0
+    for match in _VARIABLE.finditer(path):
+        if match.start() > rest:
+            word += quoted(path[rest : match.start()])
+        word += f'"${{{match["bare"] or match["braced"]}-}}"'
+        rest = match.end()
+    return ShellText(word + (quoted(path[rest:]) if path[rest:] else ""))
 
 
 def _payload_targets(spec: JobSpec, context: Context) -> tuple[PayloadTarget, ...]:

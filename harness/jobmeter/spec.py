@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from jobmeter import strict
 from jobmeter.errors import SpecError
@@ -75,6 +75,17 @@ def _checked_command(text: str) -> str:
     return text
 
 
+def _checked_path(text: str) -> str:
+    _checked_line(text)
+    if not text.strip() or text.endswith("/"):
+        raise ValueError(f"{text!r} is not the path of a file")
+    return text
+
+
+def _one_or_several(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
 Name = Annotated[str, AfterValidator(_checked_name)]
 Duration = Annotated[str, AfterValidator(_checked_duration)]
 TimeLimit = Annotated[str, AfterValidator(_checked_time)]
@@ -82,6 +93,8 @@ PortName = Annotated[str, AfterValidator(_checked_identifier)]
 Line = Annotated[str, AfterValidator(_checked_line)]
 SbatchOption = Annotated[str, AfterValidator(_checked_option)]
 Command = Annotated[str, AfterValidator(_checked_command)]
+FilePath = Annotated[str, AfterValidator(_checked_path)]
+FilePaths = Annotated[list[FilePath], BeforeValidator(_one_or_several)]
 
 
 class Resources(strict.StrictModel):
@@ -114,10 +127,11 @@ class Monitoring(strict.StrictModel):
 
 
 class Phase(strict.StrictModel):
-    """One measured stretch of the job: a name and a shell command."""
+    """One measured stretch of the job: a name, a shell command, and the files it leaves."""
 
     name: Name
     run: Command
+    results: FilePaths = Field(default_factory=list)
 
 
 class JobSpec(strict.StrictModel):

@@ -26,8 +26,16 @@ JOBS = {
             "ports": ["train"],
             "metrics": {"training": "http://localhost:{{ ports.train }}/metrics"},
             "phases": [
-                {"name": "warmup", "run": "srun python train.py --port {{ ports.train }}"},
-                {"name": "train", "run": 'echo "it\'s $HOME" && srun python train.py'},
+                {
+                    "name": "warmup",
+                    "run": "srun python train.py --port {{ ports.train }}",
+                    "results": "warmup.json",
+                },
+                {
+                    "name": "train",
+                    "run": 'echo "it\'s $HOME" && srun python train.py',
+                    "results": ["$SCRATCH/it's here.json", "{{ job_dir }}/{{ ports.train }}.json"],
+                },
             ],
         },
     ),

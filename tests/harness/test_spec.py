@@ -57,6 +57,34 @@ WRONG = {
         "phases: [{name: '$(reboot)', run: x}]",
         "phases[0].name: '$(reboot)' cannot be a name",
     ),
+    "misspelt results": (
+        "phases: [{name: a, run: x, result: b.json}]",
+        "phases[0]: unknown key 'result'; did you mean 'results'?",
+    ),
+    "results in numbers": (
+        "phases: [{name: a, run: x, results: [1]}]",
+        "phases[0].results[0]: 1 is not text; put it in quotes",
+    ),
+    "results without a name": (
+        "phases: [{name: a, run: x, results: out/}]",
+        "phases[0].results[0]: 'out/' is not the path of a file",
+    ),
+    "results on two lines": (
+        'phases: [{name: a, run: x, results: ["a\\nb"]}]',
+        "phases[0].results[0]: 'a\\nb' must be a single line",
+    ),
+    "results with an unknown port": (
+        "phases: [{name: a, run: x, results: '{{ ports.p }}.json'}]",
+        "phases[0].results: asks for port 'p'",
+    ),
+    "two results of one name": (
+        "phases: [{name: a, run: x, results: [1/b.json, 2/b.json]}]",
+        "phases[0].results: two files are called 'b.json'",
+    ),
+    "results without a phase": (
+        "run: x\nresults: a.json",
+        "unknown key 'results'",
+    ),
     "phase twice": (
         "phases: [{name: a, run: x}, {name: a, run: y}]",
         "phases: the name 'a' is used twice; rename one",
@@ -172,3 +200,18 @@ def test_values_in_a_command_are_quoted_and_ports_are_left_to_the_shell(tmp_path
     command = planned(job_file).phases[0].command
     assert command.endswith("/x --port ${JOBMETER_PORT_API}")
     assert re.search(r"serve '.*it'\"'\"'s \$\(here\)'/x", command)
+
+
+def test_results_are_one_path_or_several(tmp_path):
+    job_file = tmp_path / "job.yaml"
+    job_file.write_text(
+        "ports: [api]\n"
+        "phases:\n"
+        "  - {name: none, run: x}\n"
+        "  - {name: one, run: x, results: out/bench.json}\n"
+        "  - {name: two, run: x, results: ['{{ job_dir }}/$(id) *', '${A}-{{ ports.api }}$']}\n"
+    )
+    none, one, two = planned(job_file).phases
+    assert none.results == ()
+    assert one.results == ("out/bench.json",)
+    assert two.results == (f"'{tmp_path}/$(id) *'", '"${A-}"-"${JOBMETER_PORT_API-}"\'$\'')
