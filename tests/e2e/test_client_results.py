@@ -72,7 +72,8 @@ FILES = """
 ports: [api]
 phases:
   - name: writes
-    run: 'mkdir -p out && echo first >out/bench.json && echo "two words" >"$PLACE/it'"'"'s.json"'
+    run: |
+      mkdir -p out && echo first >out/bench.json && echo "two words" >"$PLACE/it's.json"
     results: [out/bench.json, "$PLACE/it's.json", "$JOBMETER_ATTEMPT_DIR/{{ ports.api }}.json"]
   - {name: leaves-it, run: "true", results: out/bench.json}
   - {name: writes-again, run: "echo second >out/bench.json", results: out/bench.json}
