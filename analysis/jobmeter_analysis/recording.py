@@ -6,17 +6,17 @@ Everything else (windows, edges, identity across restarts) happens behind it.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from jobmeter.errors import RecordingError
+from jobmeter.window import Window
+
+if TYPE_CHECKING:
+    from jobmeter_analysis.sources.prometheus_folder import PrometheusFolder as PrometheusFolder
 
 Times = npt.NDArray[np.int64]
 """Milliseconds since the Unix epoch."""
@@ -25,6 +25,8 @@ Values = npt.NDArray[np.float64]
 STALE_BITS = 0x7FF0000000000002
 """The NaN that Prometheus writes when a series ends (model/value/value.go, StaleNaN)."""
 
+
+NO_TIMES: Times = np.empty(0, np.int64)
 
 NO_SAMPLE = "holds no sample of any series asked for"
 """What is said of a folder that can be read and has nothing in it."""
@@ -80,12 +82,31 @@ class Recording(Protocol):
     def problems(self) -> tuple[str, ...]:
         """What could not be read, in words; empty when all could."""
 
-    def select(self, selectors: Sequence[Selector]) -> list[Series]:
+    def select(self, selectors: Sequence[Selector], span: Window | None = None) -> list[Series]:
         """Return every series that a selector matches, in one pass over the data.
+
+        Args:
+            selectors: Which series.
+            span: Which samples are needed; others may be left out. ``widened`` makes one of a
+                window. None reads everything.
 
         Raises:
             RecordingError: nothing can be read.
         """
+
+
+MARGIN_MS = 300_000
+"""Read on both sides of a window: what brackets it, and what was not there before it."""
+
+
+def widened(window: Window, interval_ms: float = 0) -> Window:
+    """Return what to read for a window: five minutes or three intervals more on both sides.
+
+    >>> widened(Window(1_000_000, 1_060_000), interval_ms=5_000)
+    Window(start_ms=700000, end_ms=1360000)
+    """
+    margin = max(MARGIN_MS, round(3 * interval_ms))
+    return Window(window.start_ms - margin, window.end_ms + margin)
 
 
 @dataclass(frozen=True)
@@ -95,13 +116,37 @@ class Recorded:
     series: tuple[Series, ...] = ()
     problems: tuple[str, ...] = ()
 
-    def select(self, selectors: Sequence[Selector]) -> list[Series]:
-        """Return every series that a selector matches."""
-        wanted = _Wanted(selectors)
-        return [one for one in self.series if wanted(one.name, one.labels)]
+    def select(self, selectors: Sequence[Selector], span: Window | None = None) -> list[Series]:
+        """Return every series that a selector matches, and of it what lies in the span."""
+        wanted = Wanted(selectors)
+        found = [one for one in self.series if wanted(one.name, one.labels)]
+        return found if span is None else within(found, span)
 
 
-class _Wanted:
+def within(series: Iterable[Series], span: Window) -> list[Series]:
+    """Return the part of each series in a span; series without one are left out.
+
+    Series that shared their times before share them after.
+    """
+    cut: dict[int, tuple[slice, Times]] = {}
+    kept = []
+    for one in series:
+        if id(one.times_ms) not in cut:
+            part = _inside(one.times_ms, span)
+            cut[id(one.times_ms)] = part, one.times_ms[part]
+        part, times = cut[id(one.times_ms)]
+        stale = one.stale_ms[_inside(one.stale_ms, span)]
+        if times.size or stale.size:
+            kept.append(Series(one.labels, times, one.values[part], stale))
+    return kept
+
+
+def _inside(times: Times, span: Window) -> slice:
+    first, last = np.searchsorted(times, (span.start_ms, span.end_ms))
+    return slice(int(first), int(last))
+
+
+class Wanted:
     """Whether any selector matches, with exact names looked up instead of searched."""
 
     def __init__(self, selectors: Sequence[Selector]) -> None:
@@ -112,6 +157,7 @@ class _Wanted:
                 self._exact.setdefault(selector.name, []).append(selector)
 
     def __call__(self, name: str, labels: Mapping[str, str]) -> bool:
+        """Whether the series ``name`` with ``labels`` is asked for."""
         return any(
             selector.matches(name, labels)
             for selector in (*self._exact.get(name, ()), *self._suffixes)
@@ -122,192 +168,86 @@ class _Wanted:
         return name in self._exact or any(name.endswith(one.name) for one in self._suffixes)
 
 
-def cleaned(labels: Mapping[str, str], parts: Sequence[tuple[Times, Values]]) -> Series:
-    """Join pieces of one series: sorted by time, repeated times dropped, staleness set apart.
+LabelKey = tuple[tuple[str, str], ...]
+"""A label set as a key: pairs of name and value, sorted."""
+Pieces = dict[LabelKey, list[tuple[Times, Values]]]
+"""Samples as they were found, staleness markers among them: a series may come in several pieces."""
+
+
+def joined(pieces: Pieces) -> list[Series]:
+    """Make series of pieces: sorted by time, repeated times dropped, staleness set apart.
 
     Blocks and the write-ahead log overlap after a compaction, and each may hold a series in
-    several pieces (a restart gives it a new reference). The pieces are copied: arrays from pypdu
-    are views into memory that it owns.
+    several pieces. Of samples with the same time the first piece's is used. Series whose pieces
+    have the same times (the same objects: a scrape) share one array of times. Empties ``pieces``.
     """
-    times = np.concatenate([part[0] for part in parts])
-    values = np.concatenate([part[1] for part in parts])
-    if not np.all(times[1:] > times[:-1]):
-        times, first = np.unique(times, return_index=True)
-        values = values[first]
-    stale = values.view(np.uint64) == STALE_BITS
-    if not stale.any():
-        return Series(labels, times, values, np.empty(0, np.int64))
-    return Series(labels, times[~stale], values[~stale], times[stale])
+    joiner = _Joiner()
+    series = []
+    for key in list(pieces):
+        series.append(joiner.join(dict(key), pieces.pop(key)))
+    return series
 
 
-@dataclass
-class PrometheusFolder:
-    """A Prometheus data folder: blocks, write-ahead log, or both; no server needed.
+class _Joiner:
+    """Remembers how pieces of the same times were joined."""
 
-    What pypdu 0.1.10 does with damaged folders was tried with some 1600 of them: a log that was
-    cut anywhere gives what is before the cut, an empty folder gives nothing, everything else is a
-    Python exception of some kind and never the end of the process. So a folder that fails as a
-    whole is read again piece by piece, and what is lost is named in ``problems``. pypdu does not
-    check checksums: single flipped bits inside a chunk are read as they are.
+    def __init__(self) -> None:
+        self._orders: dict[tuple[int, ...], tuple[Times, npt.NDArray[np.intp] | None]] = {}
+        self._without_stale: dict[tuple[int, bytes], tuple[Times, Times]] = {}
+        self._alive: list[Times] = []
+        """Keeps the arrays by whose identity the others are found."""
 
-    Args:
-        path: The folder that holds the blocks and ``wal``.
-    """
-
-    path: Path
-    _problems: list[str] = field(default_factory=list)
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """What could not be read, in words."""
-        return tuple(self._problems)
-
-    def select(self, selectors: Sequence[Selector]) -> list[Series]:
-        """Return every series that a selector matches, in one pass over the data.
-
-        Raises:
-            RecordingError: the folder is not there, or nothing in it can be read.
-        """
-        self._problems.clear()
-        if not self.path.is_dir():
-            raise RecordingError(
-                f"{self.path}: no recording here; the job ended before its first checkpoint, "
-                "or the folder was not copied"
-            )
-        wanted = _Wanted(selectors)
-        try:
-            pieces = _read(wanted, *self._blocks(), *self._log())
-        except _UNREADABLE:
-            pieces = self._salvage(wanted)
-        if not pieces:
-            self._problems.append(f"{self.path} {NO_SAMPLE}")
-        return [cleaned(dict(labels), parts) for labels, parts in pieces.items()]
-
-    def _blocks(self) -> list[Path]:
-        return sorted(path.parent for path in self.path.glob("*/meta.json"))
-
-    def _log(self) -> list[Path]:
-        return [wal for wal in (self.path / "wal",) if wal.is_dir()]
-
-    def _salvage(self, wanted: _Wanted) -> _Pieces:
-        """Read block by block, then as much of the log as can be read."""
-        found: _Pieces = {}
-        read = 0
-        for block in self._blocks():
-            try:
-                _merge(found, _read(wanted, block))
-                read += 1
-            except _UNREADABLE as cause:
-                self._problems.append(f"block {block.name} cannot be read: {cause}")
-        for wal in self._log():
-            part = self._salvage_wal(wal, wanted)
-            _merge(found, part)
-            read += bool(part)
-        if read == 0:
-            raise RecordingError(
-                f"{self.path}: nothing in this folder can be read ({'; '.join(self._problems)})"
-            )
-        return found
-
-    def _salvage_wal(self, wal: Path, wanted: _Wanted) -> _Pieces:
-        """Read the log, or the longest run of its segments and pages that can be read.
-
-        The cut is found by halving: a log that was cut short inside a page is readable.
-        """
-        try:
-            return _read(wanted, wal)
-        except _UNREADABLE as cause:
-            self._problems.append(
-                f"write-ahead log is cut or damaged, its beginning is used: {cause}"
-            )
-        segments = sorted(path for path in wal.iterdir() if path.name.isdigit())
-        pages = [
-            (segment, page)
-            for segment in segments
-            for page in range(0, segment.stat().st_size, _PAGE_BYTES)
-        ]
-        good, bad = 0, len(pages) + 1
-        best: _Pieces = {}
-        while bad - good > 1:
-            middle = (good + bad) // 2
-            try:
-                best = _read_pages(wal, pages[:middle], wanted)
-                good = middle
-            except _UNREADABLE:
-                bad = middle
-        return best
+    def join(self, labels: Mapping[str, str], parts: Sequence[tuple[Times, Values]]) -> Series:
+        """Return one series."""
+        key = tuple(id(part[0]) for part in parts)
+        if key not in self._orders:
+            self._orders[key] = _order([part[0] for part in parts])
+            self._alive.extend(part[0] for part in parts)
+        times, order = self._orders[key]
+        values = parts[0][1] if len(parts) == 1 else np.concatenate([part[1] for part in parts])
+        if order is not None:
+            values = values[order]
+        if not values.size or not np.isnan(values.max()):
+            return Series(labels, times, values, NO_TIMES)
+        stale = values.view(np.uint64) == STALE_BITS
+        if not stale.any():
+            return Series(labels, times, values, NO_TIMES)
+        pattern = id(times), stale.tobytes()
+        if pattern not in self._without_stale:
+            self._without_stale[pattern] = times[~stale], times[stale]
+        kept, ended = self._without_stale[pattern]
+        return Series(labels, kept, values[~stale], ended)
 
 
-_PAGE_BYTES = 32 * 1024  # of the write-ahead log; a record never crosses a page without a fragment
-_UNREADABLE = (
-    RuntimeError,
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    MemoryError,
-    OSError,
-    OverflowError,
-    TypeError,
-)
-"""What pypdu raises on damaged data: the C++ exceptions it passes on, by their Python names."""
-
-_Pieces = dict[tuple[tuple[str, str], ...], list[tuple[Times, Values]]]
+def _order(times: Sequence[Times]) -> tuple[Times, npt.NDArray[np.intp] | None]:
+    """Return the joined times, and which of the joined samples they are; None for all as is."""
+    together = times[0] if len(times) == 1 else np.concatenate(times)
+    if np.all(together[1:] > together[:-1]):
+        return together, None
+    return np.unique(together, return_index=True)
 
 
-@contextmanager
-def _folder_of(*pieces: Path) -> Iterator[Path]:
-    """Give a data folder that holds links to ``pieces``: blocks, a ``wal``.
+class Shared:
+    """Gives equal arrays of times as one object, so that scrapes can be told by identity."""
 
-    pypdu reads the log only beside a folder ``chunks_head``, whose content it does not need: all
-    of it is in the log too. A copy may lack that folder, or hold a torn one.
-    """
-    with tempfile.TemporaryDirectory(prefix="jobmeter-") as scratch:
-        folder = Path(scratch)
-        (folder / "chunks_head").mkdir()
-        for piece in pieces:
-            (folder / piece.name).symlink_to(piece.resolve())
-        yield folder
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int, int], list[Times]] = {}
 
-
-def _read(wanted: _Wanted, *pieces: Path) -> _Pieces:
-    """Read blocks and a log with pypdu; pieces of one series stay apart."""
-    import pypdu  # a binary wheel that not every machine has; a recording can come from elsewhere
-
-    found: _Pieces = {}
-    with _folder_of(*pieces) as folder:
-        data: Any = pypdu.load(str(folder))
-        for series in data.filter({"__name__": wanted.name_may_match}):
-            labels: dict[str, str] = series.labels
-            if not wanted(labels.get("__name__", ""), labels):
-                continue
-            samples = series.samples.as_array()
-            part = (samples["timestamp"].astype(np.int64), samples["value"].astype(np.float64))
-            if part[0].size:
-                found.setdefault(tuple(sorted(labels.items())), []).append(part)
-    return found
+    def __call__(self, times: Times) -> Times:
+        """Return the first array that was equal to ``times``."""
+        if not times.size:
+            return NO_TIMES
+        alike = self._known.setdefault((times.size, int(times[0]), int(times[-1])), [])
+        for known in alike:
+            if np.array_equal(known, times):
+                return known
+        alike.append(times)
+        return times
 
 
-def _read_pages(wal: Path, pages: Iterable[tuple[Path, int]], wanted: _Wanted) -> _Pieces:
-    """Read a log that ends with the last of ``pages``, one byte short.
+def __getattr__(name: str) -> Any:  # noqa: ANN401  # whatever the sources have
+    if name == "PrometheusFolder":
+        from jobmeter_analysis.sources.prometheus_folder import PrometheusFolder
 
-    One byte, because pypdu takes a log that ends between two pages of one record for damaged, and
-    one that ends inside a page for cut short.
-    """
-    ends: dict[Path, int] = {}
-    for segment, page in pages:
-        ends[segment] = page + _PAGE_BYTES
-    ends[segment] -= 1
-    with tempfile.TemporaryDirectory(prefix="jobmeter-") as scratch:
-        copy = Path(scratch) / "wal"
-        copy.mkdir()
-        for checkpoint in wal.glob("checkpoint.*"):
-            (copy / checkpoint.name).symlink_to(checkpoint.resolve())
-        for segment, end in ends.items():
-            (copy / segment.name).write_bytes(segment.read_bytes()[:end])
-        return _read(wanted, copy)
-
-
-def _merge(into: _Pieces, more: _Pieces) -> None:
-    for labels, parts in more.items():
-        into.setdefault(labels, []).extend(parts)
+        return PrometheusFolder
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
