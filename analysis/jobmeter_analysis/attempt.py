@@ -6,8 +6,10 @@ at all is an error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from jobmeter.accounting import JobAccounting, read_accounting
 from jobmeter.errors import RecordingError, RunFolderError
@@ -15,7 +17,7 @@ from jobmeter.events import EventLog, read_events
 from jobmeter.manifest import RunManifest, read_manifest
 from jobmeter.paths import AttemptPaths, RunPaths
 from jobmeter.window import Phase, job_window, phases_from
-from jobmeter_analysis.catalogue import Catalogue
+from jobmeter_analysis.catalogue import Catalogue, metrics_of
 from jobmeter_analysis.readings import PROCESS_START
 from jobmeter_analysis.recording import NO_SAMPLE, PrometheusFolder, Recording, Selector, Series
 from jobmeter_analysis.targets import (
@@ -26,13 +28,16 @@ from jobmeter_analysis.targets import (
     TargetName,
     read_edges,
 )
+from jobmeter_analysis.vocabulary import Vocabulary, load_vocabulary
 
 LOCAL = "local"
 """Name of an attempt that ran without Slurm."""
 SKEW_MS = 1000
 """Clocks further apart than this are worth a word."""
 
-_ALWAYS = ("up", "scrape_duration_seconds", RUN_INFO, PROCESS_START, "job_source_info")
+_ALWAYS = ("up", "scrape_duration_seconds", RUN_INFO)
+_CLOCK = "node_time_seconds"
+_ALWAYS_DESCRIBED = (PROCESS_START, "job_source_info", _CLOCK)
 _BUILD_INFO = "_build_info"
 
 
@@ -51,7 +56,7 @@ class Attempt:
         whole: From the first to the last event; None without any.
         last_fact_ms: Time of the last thing that is known.
         accounting: What Slurm said, None when it did not.
-        skewed: Nodes whose clock differs from that of the first node.
+        skewed: Nodes whose clock differs from that of the first node by more than a second.
         problems: What could not be read, in words.
         recording_usable: Whether the recording could be read without loss.
     """
@@ -101,18 +106,24 @@ def read_attempt(
             "the job ended before its script began, or the folder is not an attempt"
         )
     problems = _event_problems(log)
-    wanted = _wanted_names(catalogue)
+    vocabulary = load_vocabulary()
+    described = list(selectors_of(catalogue, vocabulary))
     payload = {target.service for target in manifest.targets if target.kind == "payload"}
-    edges, edge_problems = read_edges(attempt, wanted, payload)
+    edges, edge_problems = read_edges(attempt, _wanted(described), payload)
     source = recording or PrometheusFolder(attempt.tsdb)
-    series, recording_problems = _recorded(source, _selectors(catalogue, edges))
+    series, recording_problems = _recorded(source, [*described, *_of_payload(edges)])
     if any(event.fields.get("clean") is True for event in log.named("recording_closed")):
         # A job that ends before Prometheus's first scrape has all its samples in its edges.
         recording_problems = [p for p in recording_problems if not p.endswith(NO_SAMPLE)]
     nodes, nodes_known = _nodes(manifest, log, series, edges)
     job_start = next((event.time_ms for event in log.named("job_start")), None)
     local = attempt.name.split(".")[0] == LOCAL
-    targets = _targets(manifest, nodes, series, edges, None if local else job_start)
+    offsets = clock_offsets_ms(series)
+    builders = _builders(manifest, nodes, series, edges, vocabulary)
+    targets = tuple(
+        builder.build(None if local else job_start, offsets.get(name.node, 0.0))
+        for name, builder in builders.items()
+    )
     last_fact = _last_fact_ms(log, targets)
     return Attempt(
         manifest=manifest,
@@ -125,7 +136,7 @@ def read_attempt(
         whole=job_window(log.events, last_fact),
         last_fact_ms=last_fact,
         accounting=read_accounting(attempt.accounting),
-        skewed=_skewed(log),
+        skewed=_skewed(log).union(skewed(offsets)),
         problems=(*problems, *edge_problems, *recording_problems),
         recording_usable=not recording_problems,
     )
@@ -139,22 +150,23 @@ def _event_problems(log: EventLog) -> list[str]:
     return []
 
 
-def _catalogue_metrics(catalogue: Catalogue) -> set[str]:
-    return {
-        metric
-        for group in catalogue.values()
-        for kpi in group.kpis.values()
-        for metric in kpi.metrics
-    }
+def selectors_of(catalogue: Catalogue, vocabulary: Vocabulary) -> Sequence[Selector]:
+    """Return what to read for the KPIs of ``catalogue``."""
+    return (
+        *(Selector(name) for name in _ALWAYS),
+        *vocabulary.selectors(metrics_of(catalogue).union(_ALWAYS_DESCRIBED)),
+        Selector(_BUILD_INFO, suffix=True),
+    )
 
 
-def _wanted_names(catalogue: Catalogue) -> Callable[[str], bool]:
-    names = _catalogue_metrics(catalogue).union(_ALWAYS)
-    return lambda name: name in names or name.endswith(_BUILD_INFO)
+def _wanted(selectors: Sequence[Selector]) -> Callable[[str], bool]:
+    names = {one.name for one in selectors if not one.suffix}
+    ends = tuple(one.name for one in selectors if one.suffix)
+    return lambda name: name in names or name.endswith(ends)
 
 
-def _selectors(catalogue: Catalogue, edges: dict[TargetName, list[Edge]]) -> list[Selector]:
-    """Return what to read: the catalogue's metrics, and every counter of the payload."""
+def _of_payload(edges: Mapping[TargetName, Sequence[Edge]]) -> Sequence[Selector]:
+    """Return what to read beside: every counter of the payload."""
     declared = {
         name
         for of_target in edges.values()
@@ -164,13 +176,28 @@ def _selectors(catalogue: Catalogue, edges: dict[TargetName, list[Edge]]) -> lis
         if kind == "counter"
     }
     payload = {"job": "payload"}
-    return [
-        *(Selector(name) for name in sorted(_catalogue_metrics(catalogue).union(_ALWAYS))),
+    return (
         *(Selector(name, labels=payload) for name in sorted(declared)),
-        Selector(_BUILD_INFO, suffix=True),
         Selector("_total", suffix=True, labels=payload),
         Selector("_created", suffix=True, labels=payload),
-    ]
+    )
+
+
+def clock_offsets_ms(series: Sequence[Series]) -> dict[str, float]:
+    """Return by node how far its clock is ahead of the one that stamped its samples.
+
+    The scrape itself takes some milliseconds, which are in the number.
+    """
+    return {
+        one.labels.get("node", ""): float(np.median(one.values * 1000 - one.times_ms))
+        for one in series
+        if one.name == _CLOCK and one.times_ms.size
+    }
+
+
+def skewed(offsets_ms: Mapping[str, float]) -> frozenset[str]:
+    """Return the nodes whose clock is so far off that it is worth a word."""
+    return frozenset(node for node, offset in offsets_ms.items() if abs(offset) > SKEW_MS)
 
 
 def _recorded(source: Recording, selectors: list[Selector]) -> tuple[list[Series], list[str]]:
@@ -198,19 +225,20 @@ def _nodes(
     return tuple(dict.fromkeys([*seen[:1], *first, *seen, *rest])), False
 
 
-def _targets(
+def _builders(
     manifest: RunManifest,
     nodes: tuple[str, ...],
     series: Sequence[Series],
-    edges: dict[TargetName, list[Edge]],
-    job_start_ms: int | None,
-) -> tuple[Target, ...]:
+    edges: Mapping[TargetName, Sequence[Edge]],
+    vocabulary: Vocabulary,
+) -> dict[TargetName, TargetBuilder]:
+    """Return every planned target with what was recorded of it."""
     builders: dict[TargetName, TargetBuilder] = {}
     for planned in manifest.targets:
         for node in nodes if planned.placement == "every_node" else nodes[:1]:
             name = TargetName(planned.service, node)
             builders[name] = TargetBuilder(
-                name, planned.kind, manifest.interval_s * 1000, manifest.run_id
+                name, planned.kind, manifest.interval_s * 1000, manifest.run_id, vocabulary
             )
     for one in series:
         name = TargetName(one.labels.get("service", ""), one.labels.get("node", ""))
@@ -219,7 +247,7 @@ def _targets(
     for name, of_target in edges.items():
         if name in builders:
             builders[name].add_edges(of_target)
-    return tuple(builder.build(job_start_ms) for builder in builders.values())
+    return builders
 
 
 def _last_fact_ms(log: EventLog, targets: Sequence[Target]) -> int:

@@ -1,82 +1,144 @@
 """The KPI catalogue: what is computed from which metric is data, in ``kpis/*.yaml``.
 
-Everything is checked when it is loaded: unknown keys, unknown statistics, names given twice, keys
-that a statistic needs or cannot use. ``python -m jobmeter_analysis.catalogue`` prints the page for
-the documentation.
+Everything is checked when it is loaded: unknown keys, statistics, units and metrics, names given
+twice, keys that a statistic needs or cannot use, a statistic of counters asked of a gauge.
+``python -m jobmeter_analysis.catalogue`` prints the page for the documentation.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, Field
 
+from jobmeter import strict
 from jobmeter.errors import CatalogueError
 from jobmeter_analysis.estimate import REASONS
+from jobmeter_analysis.formula import Formula, FormulaError
+from jobmeter_analysis.vocabulary import MetricType, Vocabulary, load_vocabulary
 
 FOLDER = Path(__file__).parent / "kpis"
 
-PAYLOAD = "payload"
-"""In place of service names: every endpoint that the user's job exposes."""
 ATTEMPT = "attempt"
 """In place of service names: the attempt itself, not a metric of a target."""
+
+Scope = Literal["job", "node", "service", "device", "rank"]
+Combine = Literal["sum", "mean", "max", "min"]
+
+UNITS: Mapping[str, str] = {
+    "1": "a count or another number without unit",
+    "1/s": "so many per second",
+    "seconds": "",
+    "bytes": "",
+    "bytes/s": "",
+    "ratio": "0 to 1, or a quotient of two numbers of the same unit",
+    "cores": "CPU seconds per second",
+    "tokens": "",
+    "tokens/s": "",
+    "samples/s": "",
+    "celsius": "",
+    "hertz": "",
+    "watts": "",
+    "joules": "",
+    "joules/token": "",
+    "joules/request": "",
+    "joules/sample": "",
+    "tokens/joule": "the same as tokens per second and watt",
+    "flops": "floating-point operations",
+    "flops/s": "",
+}
+"""Every unit that a KPI may have: base units, the report shows others."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Which keys a statistic needs, and which others it understands."""
+    """Which keys a statistic needs, which others it understands, and of what type its metric is."""
 
+    of: MetricType | None = None
     needed: tuple[str, ...] = ("metric",)
     understood: tuple[str, ...] = ()
 
 
 _COUNTER = ("minus", "only", "without", "since")
-_GAUGE = ("minus", "only", "without", "across")
+_GAUGE = ("minus", "only", "without", "across", "combine")
+_HISTOGRAM = ("only", "without", "since", "zeros")
 STATISTIC_KEYS: Mapping[str, Needs] = {
-    "increase": Needs(understood=_COUNTER),
-    "rate": Needs(understood=(*_COUNTER, "divisor")),
-    "busy_share": Needs(("metric", "without"), ("since",)),
-    "mean": Needs(understood=(*_GAUGE, "method")),
-    "max": Needs(understood=(*_GAUGE, "high_water")),
-    "last": Needs(understood=_GAUGE),
-    "observations": Needs(understood=("only", "without", "since")),
-    "observed_mean": Needs(understood=("only", "without", "since")),
-    "observed_quantile": Needs(("metric", "quantile"), ("only", "without", "since")),
-    "elapsed": Needs(()),
-    "accounting": Needs(("field",)),
+    "increase": Needs("counter", understood=_COUNTER),
+    "rate": Needs("counter", understood=(*_COUNTER, "divisor", "combine")),
+    "ratio": Needs("counter", ("metric", "per"), ("only", "without", "since", "scale")),
+    "share": Needs("counter", ("metric", "only"), ("since",)),
+    "busy_share": Needs("counter", ("metric", "without"), ("since", "allocated")),
+    "mean": Needs("gauge", understood=(*_GAUGE, "method")),
+    "max": Needs("gauge", understood=(*_GAUGE, "high_water")),
+    "min": Needs("gauge", understood=_GAUGE),
+    "last": Needs("gauge", understood=_GAUGE),
+    "first": Needs("gauge", understood=_GAUGE),
+    "integral": Needs("gauge", understood=(*_GAUGE, "method")),
+    "share_above": Needs("gauge", ("metric", "above"), ("only", "without", "combine", "method")),
+    "share_of_bits": Needs("gauge", ("metric", "bits"), ("only", "without", "combine")),
+    "observations": Needs("histogram", understood=_HISTOGRAM),
+    "observed_sum": Needs("histogram", understood=_HISTOGRAM),
+    "observed_rate": Needs("histogram", understood=_HISTOGRAM),
+    "observed_mean": Needs("histogram", understood=_HISTOGRAM),
+    "observed_quantile": Needs("histogram", ("metric", "quantile"), _HISTOGRAM),
+    "observed_max": Needs("histogram", understood=_HISTOGRAM),
+    "elapsed": Needs(needed=()),
+    "accounting": Needs(needed=("field",)),
+    "formula": Needs(needed=("formula",)),
 }
 """Every statistic by name. ``statistics.STATISTICS`` has those that read metrics."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class _Model(strict.StrictModel):
+    model_config = ConfigDict(strict=False)  # a list of the file is a tuple here
 
 
-class Kpi(_Strict):
+class Zeros(_Model):
+    """Observations of zero that mean nothing, to be left out of a histogram.
+
+    Args:
+        metric: Histogram in whose lowest buckets they can be counted.
+        up_to: Upper edge of these buckets.
+    """
+
+    metric: str
+    up_to: float
+
+
+class Kpi(_Model):
     """One row of the report: which metric, and which number of it.
 
     Args:
-        unit: Base unit, ``1`` for a count.
+        unit: A name of ``UNITS``.
         help: What it is, for the documentation; the definition where tools disagree.
         statistic: A name of ``STATISTIC_KEYS``.
-        metric: Metric name, of a histogram without ``_bucket``.
+        metric: A name of the vocabulary.
         minus: Metric that belongs to ``metric`` and is taken off.
+        per: Counter, or count of a histogram, by whose increase that of ``metric`` is divided.
         divisor: Gauge by whose last value the result is divided.
         high_water: Gauge in which the kernel keeps the largest value of ``metric``.
+        zeros: Observations to leave out.
+        allocated: Label of ``metric`` that names CPUs: only those that the job was given count.
+        formula: Arithmetic of other KPIs.
         only: Label to the values it may have.
         without: Label to the values it may not have.
         quantile: Between 0 and 1.
+        above: Threshold of a gauge.
+        bits: Bits of a gauge that is a mask.
+        scale: What to multiply the ratio with.
         method: How a gauge goes on between samples.
         across: What several label sets of a gauge become.
+        combine: What the entities of a total become; by default ``sum`` or, of what cannot be
+            added up, ``mean``.
         since: When a counter was zero; see ``readings.Since``.
         field: Of ``jobmeter.accounting.JobAccounting``.
+        spread: Which is better of two entities of the group; with it they are compared.
+        optional: Whether a target without the metric gets no row at all.
         brief: Whether the table on a terminal shows it without being asked for everything.
     """
 
@@ -85,46 +147,74 @@ class Kpi(_Strict):
     statistic: str
     metric: str | None = None
     minus: str | None = None
+    per: str | None = None
     divisor: str | None = None
     high_water: str | None = None
-    only: dict[str, tuple[str, ...]] = {}
-    without: dict[str, tuple[str, ...]] = {}
-    quantile: float | None = None
+    zeros: Zeros | None = None
+    allocated: str | None = None
+    formula: str | None = None
+    only: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    without: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    quantile: float | None = Field(default=None, gt=0, lt=1)
+    above: float | None = None
+    bits: int | None = Field(default=None, gt=0)
+    scale: float = Field(default=1.0, gt=0)
     method: Literal["trapezoid", "step"] = "trapezoid"
-    across: Literal["sum", "mean"] = "sum"
+    across: Combine = "sum"
+    combine: Combine | None = None
     since: Literal["process", "job", "boot"] = "process"
     field: str | None = None
+    spread: Literal["higher", "lower"] | None = None
+    optional: bool = False
     brief: bool = False
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Every metric name that has to be read for this KPI."""
-        named = [name for name in (self.minus, self.divisor, self.high_water) if name]
-        if self.metric is None:
-            return tuple(named)
-        if self.statistic.startswith("observ"):
-            parts = ("bucket", "sum", "created")
-            return (*(f"{self.metric}_{part}" for part in parts), *named)
-        return (self.metric, f"{self.metric.removesuffix('_total')}_created", *named)
+        """Every metric that has to be read for this KPI."""
+        zeros = self.zeros.metric if self.zeros else None
+        named = (self.metric, self.minus, self.per, self.divisor, self.high_water, zeros)
+        return (*(name for name in named if name), *((JOB_CPUS,) if self.allocated else ()))
+
+    @property
+    def combined(self) -> Combine:
+        """What the entities of a total become."""
+        if self.combine is not None:
+            return self.combine
+        if self.unit not in ("ratio", "celsius", "hertz"):
+            return "sum"
+        return "max" if self.statistic == "max" else "mean"
 
 
-class Group(_Strict):
+JOB_CPUS = "job_cpu_list_info"
+"""Names the CPUs of the job on a node."""
+
+
+class Group(_Model):
     """KPIs that are computed for the same targets.
 
     Args:
         help: Title in the documentation.
-        services: Services whose targets give one row each, or ``payload``, or ``attempt``.
-        scope: Of these rows: ``node`` (entity: the node), ``service`` (``service@node``), ``job``.
-        totals: Scopes for which the rows are summed up as well.
+        services: Services of the stack that are expected to have these metrics, or ``attempt``.
+        detect: Any target that exposes one of these metrics has these KPIs too.
+        fallback: Whether an endpoint of the payload that no group knows is taken for one of this.
+        scope: Of the rows: ``job``, ``node`` (entity: the node), ``service`` (``service@node``),
+            ``device``, ``rank``.
+        by: Labels that tell the entities of one target apart.
+        entity: How such an entity is called, with ``{label}``.
+        totals: Scopes for which the entities are put together as well.
         job: Whether the rows are computed for the whole attempt as well, beside the phases.
         only_job: Whether they are computed for the whole attempt only.
         kpis: By name, stable once published.
     """
 
     help: str
-    services: tuple[str, ...]
-    scope: Literal["job", "node", "service"]
-    totals: tuple[Literal["job", "node"], ...] = ()
+    services: tuple[str, ...] = ()
+    detect: tuple[str, ...] = ()
+    fallback: bool = False
+    scope: Scope
+    by: tuple[str, ...] = ()
+    entity: str | None = None
+    totals: tuple[Scope, ...] = ()
     job: bool = False
     only_job: bool = False
     kpis: dict[str, Kpi]
@@ -145,78 +235,116 @@ def load_catalogue(folder: Path = FOLDER) -> Catalogue:
 
 @lru_cache(maxsize=8)
 def _load(folder: Path) -> Catalogue:
+    vocabulary = load_vocabulary()
     groups: dict[str, Group] = {}
-    seen: dict[str, str] = {}
+    home: dict[str, str] = {}
     for path in sorted(folder.glob("*.yaml")):
-        group = _group_from(path)
+        group, _ = strict.read(Group, path, CatalogueError)
+        _check_group(path.name, group, vocabulary)
         for name, kpi in group.kpis.items():
-            if name in seen:
-                raise CatalogueError(
-                    f"{path.name}: kpi {name!r} is already in {seen[name]}; give it another name"
-                )
-            seen[name] = path.name
-            _check_keys(f"{path.name}: kpi {name!r}", kpi)
+            where = f"{path.name}: kpi {name!r}"
+            if name in home:
+                raise CatalogueError(f"{where} is already in {home[name]}; give it another name")
+            home[name] = path.name
+            _check_keys(where, kpi)
+            _check_metrics(where, kpi, vocabulary)
         groups[path.stem.partition("-")[2] or path.stem] = group
     if not groups:
         raise CatalogueError(f"{folder}: no KPI catalogue here; install jobmeter again")
+    _check_formulas(groups, home)
     return groups
 
 
-def _group_from(path: Path) -> Group:
+def _check_group(file: str, group: Group, vocabulary: Vocabulary) -> None:
+    for metric in group.detect:
+        if metric not in vocabulary.metrics:
+            hint = strict.nearest(metric, list(vocabulary.metrics))
+            raise CatalogueError(f"{file}: detect: metric {metric!r} is not described; {hint}")
+    measured = any(kpi.metric for kpi in group.kpis.values())
+    if measured and not (group.services or group.detect):
+        raise CatalogueError(f"{file}: no target has these KPIs; add 'services' or 'detect'")
+    if bool(group.by) != bool(group.entity):
+        raise CatalogueError(f"{file}: 'by' and 'entity' belong together; give both")
     try:
-        data: Any = yaml.load(path.read_text(), Loader=_NoDuplicates)  # noqa: S506  # a SafeLoader
-    except (OSError, ValueError, yaml.YAMLError) as cause:
-        raise CatalogueError(f"{path.name}: not readable: {cause}") from cause
-    try:
-        return Group.model_validate(data)
-    except ValidationError as cause:
-        raise CatalogueError("; ".join(_explained(path.name, cause))) from cause
-
-
-class _NoDuplicates(yaml.SafeLoader):
-    """Refuses a mapping with the same key twice; YAML would keep the last in silence."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:  # noqa: ANN401
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"{key!r} is there twice, line {node.start_mark.line + 1}")
-        return super().construct_mapping(node, deep)
-
-
-def _explained(file: str, cause: ValidationError) -> Iterable[str]:
-    for error in cause.errors():
-        where = [str(part) for part in error["loc"]]
-        in_kpi = where[:1] == ["kpis"] and len(where) > 2
-        place = f"{file}: kpi {where[1]!r}" if in_kpi else file
-        key = ".".join(where[2:] if in_kpi else where)
-        if error["type"] == "extra_forbidden":
-            known = list((Kpi if in_kpi else Group).model_fields)
-            yield f"{place}: unknown key {key!r}; {_nearest(key, known)}"
-        else:
-            yield f"{place}: {key}: {error['msg']}"
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    names = list(known)
-    hint = get_close_matches(word, names, n=1)
-    return f"did you mean {hint[0]!r}?" if hint else f"one of {', '.join(sorted(names))}"
+        if group.entity:
+            group.entity.format(**dict.fromkeys(group.by, ""))
+    except (KeyError, IndexError, ValueError) as cause:
+        raise CatalogueError(
+            f"{file}: entity: {group.entity!r} names a label that is not in 'by': {cause}"
+        ) from cause
 
 
 def _check_keys(where: str, kpi: Kpi) -> None:
     needs = STATISTIC_KEYS.get(kpi.statistic)
     if needs is None:
-        raise CatalogueError(
-            f"{where}: no statistic {kpi.statistic!r}; {_nearest(kpi.statistic, STATISTIC_KEYS)}"
-        )
-    given = kpi.model_fields_set - {"unit", "help", "statistic", "brief"}
+        hint = strict.nearest(kpi.statistic, list(STATISTIC_KEYS))
+        raise CatalogueError(f"{where}: no statistic {kpi.statistic!r}; {hint}")
+    if kpi.unit not in UNITS:
+        hint = strict.nearest(kpi.unit, list(UNITS))
+        raise CatalogueError(f"{where}: no unit {kpi.unit!r}; {hint}")
+    always = {"unit", "help", "statistic", "brief", "optional", "spread"}
+    given = kpi.model_fields_set - always
     for key in needs.needed:
         if key not in given:
             raise CatalogueError(f"{where}: statistic {kpi.statistic!r} needs the key {key!r}")
     for key in sorted(given.difference(needs.needed, needs.understood)):
         raise CatalogueError(f"{where}: statistic {kpi.statistic!r} does not use the key {key!r}")
-    if kpi.quantile is not None and not 0 < kpi.quantile < 1:
-        raise CatalogueError(f"{where}: quantile {kpi.quantile} is not between 0 and 1")
+
+
+def _check_metrics(where: str, kpi: Kpi, vocabulary: Vocabulary) -> None:
+    of = STATISTIC_KEYS[kpi.statistic].of
+    types: dict[str, tuple[MetricType, ...]] = {}
+    if of is not None:
+        types |= {name: (of,) for name in (kpi.metric, kpi.minus) if name}
+    types |= {name: ("gauge",) for name in (kpi.divisor, kpi.high_water) if name}
+    types |= {kpi.per: ("counter", "histogram")} if kpi.per else {}
+    types |= {kpi.zeros.metric: ("histogram",)} if kpi.zeros else {}
+    for metric, allowed in types.items():
+        known = vocabulary.metrics.get(metric)
+        if known is None:
+            hint = strict.nearest(metric, list(vocabulary.metrics))
+            raise CatalogueError(
+                f"{where}: metric {metric!r} is not described; {hint} "
+                "Or describe it in the folder 'metrics'"
+            )
+        if known not in allowed:
+            raise CatalogueError(
+                f"{where}: metric {metric!r} is a {known}, and statistic {kpi.statistic!r} "
+                f"takes a {' or '.join(allowed)} here; choose another statistic or metric"
+            )
+
+
+def _check_formulas(groups: Catalogue, home: Mapping[str, str]) -> None:
+    for group in groups.values():
+        for name, kpi in group.kpis.items():
+            if kpi.formula is None:
+                continue
+            where = f"{home[name]}: kpi {name!r}: formula"
+            try:
+                formula = Formula.parse(kpi.formula)
+            except FormulaError as cause:
+                raise CatalogueError(f"{where}: {cause}") from cause
+            for operand in sorted(formula.names):
+                if operand not in home and operand not in PARAMETERS:
+                    hint = strict.nearest(operand, [*home, *PARAMETERS])
+                    raise CatalogueError(f"{where}: no KPI {operand!r}; {hint}")
+
+
+PARAMETERS: Mapping[str, str] = {
+    "flops_per_token": "floating-point operations that one token needs, forward and backward",
+    "peak_flops_per_second": "of one device, dense, in the number format of the training",
+    "devices": "how many devices the job uses",
+}
+"""Numbers that formulas may use and that the job file gives (``workload``)."""
+
+
+def metrics_of(catalogue: Catalogue) -> frozenset[str]:
+    """Return every metric that some KPI reads, or by which a group is known."""
+    return frozenset(
+        metric
+        for group in catalogue.values()
+        for metric in (*group.detect, *(m for kpi in group.kpis.values() for m in kpi.metrics))
+    )
 
 
 def as_markdown(catalogue: Catalogue) -> str:
@@ -225,10 +353,11 @@ def as_markdown(catalogue: Catalogue) -> str:
         "# KPIs",
         "",
         "<!-- Written by `python -m jobmeter_analysis.catalogue`; edit the files in",
-        "     analysis/jobmeter_analysis/kpis/ instead. -->",
+        "     analysis/jobmeter_analysis/kpis/ and metrics/ instead. -->",
         "",
         "One row of the table per KPI, phase and entity. Units are base units; `1` is a count.",
-        "What `low`, `high` and `status` mean stands in the [README](../README.md#how-to-read-it).",
+        "What `low`, `high` and `status` mean stands in the [README](../README.md#how-to-read-it),",
+        "how they are computed in [analysis.md](analysis.md).",
         "A row may have several reasons, separated by `;`. Their words are stable:",
         "",
         "| reason | means |",
@@ -240,33 +369,70 @@ def as_markdown(catalogue: Catalogue) -> str:
         lines += [f"## {name}", "", group.help.strip(), "", *_extent(group), ""]
         lines += ["| kpi | unit | from | what |", "| --- | --- | --- | --- |"]
         for kpi_name, kpi in group.kpis.items():
-            lines.append(f"| `{kpi_name}` | {kpi.unit} | {_origin(kpi)} | {kpi.help.strip()} |")
+            lines.append(f"| `{kpi_name}` | {kpi.unit} | {_origin(kpi)} | {_what(kpi)} |")
         lines.append("")
+    lines += ["## Spellings", "", *_spellings(load_vocabulary(), metrics_of(catalogue))]
     return "\n".join(lines)
 
 
-def _extent(group: Group) -> Iterable[str]:
-    entity = {"node": "node", "service": "`service@node`", "job": "job"}[group.scope]
+def _extent(group: Group) -> Iterator[str]:
+    entity = {"node": "node", "service": "`service@node`"}.get(group.scope, group.scope)
+    if group.entity:
+        entity = f"`{group.entity}@node`"
     yield f"Scope `{group.scope}`: one row per {entity}."
     for scope in group.totals:
-        yield f"Summed up per {scope} as well (scope `{scope}`)."
+        yield f"Put together per {scope} as well (scope `{scope}`)."
     if group.only_job:
         yield "For the whole attempt (phase `job`) only."
     elif group.job:
         yield "For every phase and for the whole attempt (phase `job`)."
 
 
+def _what(kpi: Kpi) -> str:
+    compared = " Compared between entities." if kpi.spread else ""
+    return f"{kpi.help.strip()}{compared}".replace("|", "\\|")
+
+
 def _origin(kpi: Kpi) -> str:
     if kpi.statistic == "accounting":
         return f"accounting, `{kpi.field}`"
+    if kpi.formula is not None:
+        return f"`{kpi.formula}`"
     if kpi.metric is None:
         return "phase marks"
     text = f"{kpi.statistic.replace('_', ' ')} of `{kpi.metric}`"
     if kpi.quantile is not None:
         text = f"quantile {kpi.quantile} of `{kpi.metric}`"
-    for word, metric in (("minus", kpi.minus), ("per", kpi.divisor), ("up to", kpi.high_water)):
-        text += f" {word} `{metric}`" if metric else ""
+    parts = {"minus": kpi.minus, "per": kpi.per or kpi.divisor, "up to": kpi.high_water}
+    text += "".join(f" {word} `{metric}`" for word, metric in parts.items() if metric)
+    for label, values in kpi.only.items():
+        text += f", `{label}` {', '.join(values)}"
+    for label, values in kpi.without.items():
+        text += f", `{label}` not {', '.join(values)}"
     return text
+
+
+def _spellings(vocabulary: Vocabulary, used: Iterable[str]) -> Iterator[str]:
+    """Yield how the metrics are exposed that are called otherwise here."""
+    yield "Names of metrics above are ours. This is how they are exposed, the first that is there"
+    yield "counts; a factor leads to base units."
+    yield ""
+    for family in vocabulary.families.values():
+        named = {m: known for m, known in family.metrics.items() if known.names and m in used}
+        if not named:
+            continue
+        yield f"{family.help.strip()}"
+        yield ""
+        yield from ("| metric | exposed as |", "| --- | --- |")
+        for metric, known in named.items():
+            yield f"| `{metric}` | {', '.join(_spelled(known.names))} |"
+        yield ""
+
+
+def _spelled(names: Iterable[object]) -> Iterator[str]:
+    for one in names:
+        name, scale = getattr(one, "name", one), getattr(one, "scale", 1.0)
+        yield f"`{name}`" if scale == 1 else f"`{name}` x {scale:g}"
 
 
 if __name__ == "__main__":

@@ -12,14 +12,8 @@ from jobmeter.errors import RunFolderError
 from jobmeter.paths import AttemptPaths, RunPaths
 from jobmeter.window import JOB, Phase, Window
 from jobmeter_analysis.attempt import Attempt, read_attempt
-from jobmeter_analysis.catalogue import (
-    ATTEMPT,
-    PAYLOAD,
-    Catalogue,
-    Group,
-    Kpi,
-    load_catalogue,
-)
+from jobmeter_analysis.catalogue import ATTEMPT, Catalogue, Group, Kpi, load_catalogue
+from jobmeter_analysis.entities import Entity, cpus_of_job, entities_of, grouped
 from jobmeter_analysis.estimate import (
     ACCOUNTING_MISSING,
     CLOCK_SKEW,
@@ -31,15 +25,17 @@ from jobmeter_analysis.estimate import (
     WINDOW_NOT_BRACKETED,
     Estimate,
     exact,
-    quotient,
     reason_text,
-    total,
     unavailable,
 )
+from jobmeter_analysis.foreign import read_foreign
+from jobmeter_analysis.formula import Formula
 from jobmeter_analysis.recording import Recording
-from jobmeter_analysis.statistics import STATISTICS, absence
-from jobmeter_analysis.targets import Target
+from jobmeter_analysis.spread import spread
+from jobmeter_analysis.statistics import STATISTICS
+from jobmeter_analysis.subjects import Scene, Subject
 from jobmeter_analysis.validity import validity
+from jobmeter_analysis.vocabulary import load_vocabulary
 
 COLUMNS = (
     "kpi",
@@ -58,8 +54,8 @@ COLUMNS = (
 )
 WINDOW = "window"
 """Name of the phase of an ad-hoc window."""
-COUNTERS = "counters"
-"""Group of every counter that the payload exposes; its KPIs are called as the counters are."""
+PAYLOAD = "payload"
+"""Entity of a row about all endpoints of the payload."""
 
 Row = dict[str, Any]
 
@@ -100,13 +96,35 @@ def analyze_attempt(
     catalogue = load_catalogue()
     known = read_attempt(run, attempt, catalogue, recording)
     stretches = _stretches(known, phases, window)
+    table = _table(known, catalogue, stretches)
+    return Analysis(table, validity(known, stretches, table))
+
+
+def analyze_recording(recording: Recording, window: Window, origin: str) -> Analysis:
+    """Compute every KPI that a recording without a run folder has.
+
+    Args:
+        recording: Where the samples are.
+        window: The stretch of time, one phase called ``window``.
+        origin: What to call the recording in the manifest.
+
+    Raises:
+        RecordingError: nothing can be read.
+    """
+    catalogue = load_catalogue()
+    known = read_foreign(recording, window, WINDOW, catalogue, origin)
+    table = _table(known, catalogue, known.phases)
+    return Analysis(table, validity(known, known.phases, table))
+
+
+def _table(known: Attempt, catalogue: Catalogue, phases: Sequence[Phase]) -> pd.DataFrame:
     rows: list[Row] = []
-    for phase in stretches:
+    for phase in phases:
         rows.extend(_Phase(known, catalogue, phase).rows())
-    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(
+    table: pd.DataFrame = pd.DataFrame(rows, columns=list(COLUMNS)).astype(
         {"value": float, "low": float, "high": float, "coverage": float, "samples": int}
     )
-    return Analysis(table, validity(known, stretches, table))
+    return table
 
 
 def _stretches(
@@ -134,17 +152,20 @@ class _Phase:
         self._known = known
         self._catalogue = catalogue
         self._phase = phase
+        self._scene = Scene(phase)
+        self._cpus = cpus_of_job(known.targets)
+        self._numbers: dict[tuple[str, str, str], Estimate] = {}
 
     def rows(self) -> Iterator[Row]:
+        """Yield the rows, group by group; formulas find what was computed before them."""
         for group in self._catalogue.values():
             if not self._computed(group):
                 continue
             if group.services == (ATTEMPT,):
                 yield from self._of_attempt(group)
-            elif group.services == (PAYLOAD,):
-                yield from self._of_payload(group)
             else:
-                yield from self._of_stack(group)
+                yield from self._of_targets(group)
+            yield from self._of_formulas(group)
         if self._phase.name != JOB or not self._known.phases:
             yield from self._counters()
 
@@ -161,7 +182,7 @@ class _Phase:
         for name, kpi in group.kpis.items():
             if kpi.statistic == "elapsed":
                 yield self._row(name, kpi.unit, "job", JOB, self._elapsed())
-            elif not self._known.local:
+            elif kpi.statistic == "accounting" and not self._known.local:
                 yield self._row(name, kpi.unit, "job", JOB, self._accounted(str(kpi.field)))
 
     def _elapsed(self) -> Estimate:
@@ -182,79 +203,91 @@ class _Phase:
             return unavailable(ACCOUNTING_MISSING)
         return exact(float(value), 0, f"{said.source}: {said.state}")
 
-    def _of_stack(self, group: Group) -> Iterator[Row]:
-        targets = [
-            target
-            for target in self._known.targets
-            if target.kind == "stack" and target.name.service in group.services
-        ]
+    def _of_targets(self, group: Group) -> Iterator[Row]:
+        entities = list(entities_of(group, self._known.targets, self._cpus))
         for name, kpi in group.kpis.items():
-            parts = [(target, *self._parts(target, kpi)) for target in targets]
-            for target, above, below in parts:
-                entity = target.name.node if group.scope == "node" else str(target.name)
-                node = target.name.node
-                yield self._row(name, kpi.unit, group.scope, entity, _over(above, below), node)
-            for scope in group.totals:
-                yield from self._totals(name, kpi, scope, parts)
+            if kpi.metric is None or not entities:
+                continue
+            there = [one for one in entities if not kpi.optional or one.has(kpi.metric)]
+            if group.fallback and not any(one.instrumented for one in entities):
+                yield self._uninstrumented(group, name, kpi, entities)
+                continue
+            yield from self._measured(group, name, kpi, there)
 
-    def _parts(self, target: Target, kpi: Kpi) -> tuple[Estimate, Estimate | None]:
-        """Return the number, and what it is to be divided by, if anything."""
-        above = STATISTICS[kpi.statistic](target, kpi, self._phase)
-        if kpi.divisor is None:
-            return above, None
-        divisor = Kpi(unit="1", help="", statistic="last", metric=kpi.divisor)
-        below = STATISTICS["last"](target, divisor, self._phase)
-        return above, _steady(below)
-
-    def _totals(
-        self,
-        name: str,
-        kpi: Kpi,
-        scope: str,
-        parts: Sequence[tuple[Target, Estimate, Estimate | None]],
+    def _measured(
+        self, group: Group, name: str, kpi: Kpi, entities: Sequence[Entity]
     ) -> Iterator[Row]:
-        entities: dict[str, list[tuple[Target, Estimate, Estimate | None]]] = {}
-        for part in parts:
-            entities.setdefault(part[0].name.node if scope == "node" else JOB, []).append(part)
-        for entity, members in entities.items():
-            above = total([member[1] for member in members])
-            below = [member[2] for member in members if member[2] is not None]
-            result = _over(above, total(below) if below else None)
-            nodes = [member[0].name.node for member in members]
-            yield self._row(name, kpi.unit, scope, entity, result, *nodes)
+        statistic = STATISTICS[kpi.statistic]
+        measures = [
+            [statistic.measure(subject, kpi, self._scene) for subject in entity.subjects]
+            for entity in entities
+        ]
+        found = []
+        for entity, measured in zip(entities, measures, strict=True):
+            number = statistic.finish(measured, kpi)
+            found.append((entity, number))
+            yield self._row(name, kpi.unit, group.scope, entity.name, number, *entity.nodes)
+        for scope in group.totals:
+            for total, members in grouped(entities, scope).items():
+                number = statistic.finish([m for i in members for m in measures[i]], kpi)
+                nodes = [node for i in members for node in entities[i].nodes]
+                yield self._row(name, kpi.unit, scope, total, number, *nodes)
+        if kpi.spread and len(found) > 1:
+            for line in spread(name, kpi, group.scope, [(e.name, n) for e, n in found]):
+                nodes = [n for e, _ in found for n in e.nodes if line.entity in (e.name, JOB)]
+                yield self._row(line.kpi, line.unit, line.scope, line.entity, line.number, *nodes)
 
-    def _of_payload(self, group: Group) -> Iterator[Row]:
-        targets = [target for target in self._known.targets if target.kind == "payload"]
-        if not targets:
-            return
+    def _uninstrumented(self, group: Group, name: str, kpi: Kpi, entities: Sequence[Entity]) -> Row:
+        """Return the row that says that no endpoint of the payload has this."""
+        subjects = [subject for entity in entities for subject in entity.subjects]
+        reasons = frozenset[str]().union(*(subject.absence().reasons for subject in subjects))
+        if METRIC_ABSENT in reasons:
+            reasons = (reasons - {METRIC_ABSENT}) | {NOT_INSTRUMENTED}
+        entity = entities[0].name if len(entities) == 1 else PAYLOAD
+        nodes = [node for one in entities for node in one.nodes]
+        return self._row(name, kpi.unit, group.scope, entity, unavailable(*reasons), *nodes)
+
+    def _of_formulas(self, group: Group) -> Iterator[Row]:
         for name, kpi in group.kpis.items():
-            numbers = [
-                (target, STATISTICS[kpi.statistic](target, kpi, self._phase)) for target in targets
-            ]
-            services = {
-                target.name.service
-                for target, _ in numbers
-                if any(metric in target.tracks for metric in kpi.metrics)
-            }
-            if not services:
-                entity = str(targets[0].name) if len(targets) == 1 else PAYLOAD
-                nodes = [target.name.node for target in targets]
-                number = _uninstrumented(targets)
-                yield self._row(name, kpi.unit, group.scope, entity, number, *nodes)
-            for target, number in numbers:
-                if target.name.service in services:
-                    entity, node = str(target.name), target.name.node
-                    yield self._row(name, kpi.unit, group.scope, entity, number, node)
+            if kpi.formula is None:
+                continue
+            formula = Formula.parse(kpi.formula)
+            for entity in self._entities_with(formula.names, group.scope):
+                numbers = self._operands(formula.names, group.scope, entity)
+                number = formula.evaluate(numbers)
+                if number is not None:
+                    yield self._row(name, kpi.unit, group.scope, entity, number)
+
+    def _entities_with(self, names: frozenset[str], scope: str) -> Sequence[str]:
+        """Return the entities of ``scope`` that have any of the KPIs ``names``."""
+        found = [e for kpi, of, e in self._numbers if kpi in names and of == scope]
+        return list(dict.fromkeys(found))
+
+    def _operands(self, names: frozenset[str], scope: str, entity: str) -> dict[str, Estimate]:
+        """Return the numbers of one entity; of a KPI that has none for its scope, the job's."""
+        numbers = {}
+        for name in names:
+            if name in self._known.manifest.workload:
+                numbers[name] = exact(self._known.manifest.workload[name])
+            found = self._numbers.get((name, scope, entity))
+            if found is None and not any((k, s) == (name, scope) for k, s, _ in self._numbers):
+                found = self._numbers.get((name, "job", JOB))
+            if found is not None:
+                numbers[name] = found
+        return numbers
 
     def _counters(self) -> Iterator[Row]:
-        """Give every counter of the payload, its label sets summed up."""
+        """Give every counter of the payload that no group knows, its label sets summed up."""
         for target in self._known.targets:
             if target.kind != "payload":
                 continue
-            recorded = {name for name in target.tracks if name.endswith("_total")}
+            described = load_vocabulary().metrics
+            recorded = {n for n in target.tracks if n.endswith("_total") and n not in described}
             for name in sorted(recorded | target.counters):
                 kpi = Kpi(unit=_unit_of(name), help="", statistic="increase", metric=name)
-                number = STATISTICS["increase"](target, kpi, self._phase)
+                subject = Subject(target)
+                measured = [STATISTICS["increase"].measure(subject, kpi, self._scene)]
+                number = STATISTICS["increase"].finish(measured, kpi)
                 entity, node = str(target.name), target.name.node
                 yield self._row(name, kpi.unit, "service", entity, number, node)
 
@@ -265,6 +298,7 @@ class _Phase:
             number = number.because(CLOCK_SKEW)
         if nodes and not self._known.recording_usable and _needs_recording(number):
             number = number.because(SOURCE_DEGRADED)
+        self._numbers.setdefault((kpi, scope, entity), number)
         values = (
             kpi,
             unit,
@@ -281,25 +315,6 @@ class _Phase:
             reason_text(number.reasons),
         )
         return dict(zip(COLUMNS, values, strict=True))
-
-
-def _over(above: Estimate, below: Estimate | None) -> Estimate:
-    return above if below is None else quotient(above, below)
-
-
-def _steady(divisor: Estimate) -> Estimate:
-    """Return a number of CPUs as certain: it does not change while a job runs."""
-    if not divisor.available:
-        return divisor
-    return exact(divisor.value, divisor.samples)
-
-
-def _uninstrumented(targets: Sequence[Target]) -> Estimate:
-    """Return why no endpoint of the payload has a metric."""
-    reasons = frozenset[str]().union(*(absence(target).reasons for target in targets))
-    if METRIC_ABSENT in reasons:
-        return unavailable(*(reasons - {METRIC_ABSENT}), NOT_INSTRUMENTED)
-    return unavailable(*reasons)
 
 
 def _needs_recording(number: Estimate) -> bool:

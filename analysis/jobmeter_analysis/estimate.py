@@ -8,7 +8,7 @@ promise of their parts: when every part lies in its interval for certain, so doe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -33,6 +33,11 @@ ZERO_DENOMINATOR = "zero_denominator"
 PHASE_INTERRUPTED = "phase_interrupted"
 END_UNMARKED = "end_unmarked"
 MONITORING_INCLUDED = "monitoring_included"
+FEW_OBSERVATIONS = "few_observations"
+ALLOCATION_UNKNOWN = "allocation_unknown"
+SHARED_NODE = "shared_node"
+OUTLIER = "outlier"
+DISAGREEMENT = "disagreement"
 
 REASONS: dict[str, str] = {
     METRIC_ABSENT: "the target answered, and did not expose this metric",
@@ -52,6 +57,11 @@ REASONS: dict[str, str] = {
     PHASE_INTERRUPTED: "a signal ended the phase before its command did",
     END_UNMARKED: "the end of the phase was never marked; it ends at the last known fact",
     MONITORING_INCLUDED: "the share of the monitoring itself could not be subtracted",
+    FEW_OBSERVATIONS: "so few observations near the rank that the interval is that of its order",
+    ALLOCATION_UNKNOWN: "which CPUs the job was given is not known; all of the node count",
+    SHARED_NODE: "the whole node, of which the job was given a part only",
+    OUTLIER: "far from the others of its kind",
+    DISAGREEMENT: "two ways to measure this differ by more than 5 %",
 }
 """Every reason code and what it means; the order is that of the ``reason`` column."""
 
@@ -174,12 +184,102 @@ def difference(whole: Estimate, part: Estimate) -> Estimate:
     return _joined(value, low, high, (whole, part))
 
 
+def plus(one: Estimate, other: Estimate) -> Estimate:
+    """Return ``one + other``."""
+    return _combined(
+        one, other, one.value + other.value, [one.low + other.low, one.high + other.high]
+    )
+
+
+def minus(one: Estimate, other: Estimate) -> Estimate:
+    """Return ``one - other`` of two numbers that have nothing to do with each other."""
+    return _combined(
+        one, other, one.value - other.value, [one.low - other.high, one.high - other.low]
+    )
+
+
+def times(one: Estimate, other: Estimate) -> Estimate:
+    """Return ``one * other``."""
+    ends = [_product(a, b) for a in (one.low, one.high) for b in (other.low, other.high)]
+    return _combined(one, other, one.value * other.value, ends)
+
+
 def quotient(above: Estimate, below: Estimate) -> Estimate:
-    """Return ``above / below``, both never negative; unavailable when ``below`` is zero."""
+    """Return ``above / below``, below never negative; unavailable when it is zero."""
     if not (above.available and below.available):
         return unavailable(*above.reasons, *below.reasons)
     if below.value == 0:
         return unavailable(*above.reasons, *below.reasons, ZERO_DENOMINATOR)
-    low = 0.0 if math.isinf(below.high) else above.low / below.high
-    high = above.high / below.low if below.low > 0 else math.inf
-    return _joined(above.value / below.value, low, high, (above, below))
+    if below.low > 0 or math.isnan(below.low):
+        ends = [
+            0.0 if math.isinf(b) and not math.isinf(a) else a / b
+            for a in (above.low, above.high)
+            for b in (below.low, below.high)
+        ]
+    else:
+        ends = [math.inf if above.high > 0 else 0.0]
+        ends.append(-math.inf if above.low < 0 else _product(above.low, 1 / below.high))
+    return _combined(above, below, above.value / below.value, ends)
+
+
+def _product(one: float, other: float) -> float:
+    """Return the product; nothing of something unbounded is nothing."""
+    return 0.0 if one == 0 or other == 0 else one * other
+
+
+def _combined(one: Estimate, other: Estimate, value: float, ends: Sequence[float]) -> Estimate:
+    if not (one.available and other.available):
+        return unavailable(*one.reasons, *other.reasons)
+    if any(math.isnan(end) for end in ends):
+        low = high = math.nan
+    else:
+        low, high = min(ends), max(ends)
+    return _joined(value, low, high, (one, other))
+
+
+def scaled(number: Estimate, factor: float) -> Estimate:
+    """Return ``number`` in another unit; ``factor`` is positive."""
+    return replace(
+        number, value=number.value * factor, low=number.low * factor, high=number.high * factor
+    )
+
+
+def averaged(parts: Sequence[Estimate]) -> Estimate:
+    """Return the mean over parts of what cannot be added up, of those that are available."""
+    return _over_available(parts, lambda numbers: math.fsum(numbers) / len(numbers))
+
+
+def largest_of(parts: Sequence[Estimate]) -> Estimate:
+    """Return the largest part; unbounded above when one is not available."""
+    result = _over_available(parts, max)
+    missing = any(not part.available for part in parts)
+    return replace(result, high=math.inf) if missing and result.available else result
+
+
+def smallest_of(parts: Sequence[Estimate]) -> Estimate:
+    """Return the smallest part; unbounded below when one is not available."""
+    result = _over_available(parts, min)
+    missing = any(not part.available for part in parts)
+    return replace(result, low=-math.inf) if missing and result.available else result
+
+
+def _over_available(parts: Sequence[Estimate], of: Callable[[Sequence[float]], float]) -> Estimate:
+    """Return ``of`` the values and of both ends; a missing part makes it an estimate."""
+    seen = [part for part in parts if part.available]
+    reasons = frozenset[str]().union(*(part.reasons for part in parts))
+    if not seen:
+        return unavailable(*reasons)
+    known = not any(math.isnan(part.low) or math.isnan(part.high) for part in seen)
+    status = worst(part.status for part in seen)
+    if len(seen) < len(parts):
+        status = "estimated"
+    return Estimate(
+        value=of([part.value for part in seen]),
+        low=of([part.low for part in seen]) if known else math.nan,
+        high=of([part.high for part in seen]) if known else math.nan,
+        status=status,
+        coverage=sum(part.coverage for part in parts) / len(parts),
+        samples=sum(part.samples for part in seen),
+        sources=frozenset[str]().union(*(part.sources for part in seen)),
+        reasons=reasons,
+    )

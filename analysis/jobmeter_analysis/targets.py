@@ -19,8 +19,10 @@ from jobmeter.paths import AttemptPaths, Side
 from jobmeter.window import Window
 from jobmeter_analysis.exposition import Exposition, completed, read_exposition
 from jobmeter_analysis.recording import Series, Times, Values
+from jobmeter_analysis.vocabulary import Vocabulary, Word
 
-Kind = Literal["stack", "payload"]
+Kind = Literal["stack", "payload", "recorded"]
+"""Ours, the user's, or somebody's of which only the recording is known."""
 Labels = frozenset[tuple[str, str]]
 
 GAP_INTERVALS = 2.5
@@ -28,7 +30,7 @@ GAP_INTERVALS = 2.5
 STAMP_SHIFT_MS = 2
 """Prometheus moves a time stamp by up to this much so that it compresses well (scrape.go)."""
 PROMETHEUS = "prometheus"
-_UNSTORED = frozenset({"__name__", "instance", "job", "run_id"})
+_UNSTORED = frozenset({"__name__", "instance", "job", "node", "run_id", "service"})
 
 
 @dataclass(frozen=True, order=True)
@@ -111,14 +113,15 @@ class Target:
 
     Args:
         name: Service and node.
-        kind: ``stack`` or ``payload``.
+        kind: Who it belongs to.
         interval_ms: Between two scrapes.
         scrapes: Prometheus's own record.
         boundaries: Fetches at the ends of phases.
-        tracks: By metric name.
-        counters: Metric names that an exposition declares to be counters.
+        tracks: By series name, in the words of the vocabulary where it knows them.
+        counters: Names of counters that are not in the vocabulary.
         run_id: Of the run this should belong to.
         job_start_ms: When the job began, if its cgroups began with it; else None.
+        clock_offset_ms: How far its clock is ahead of the one that stamped the samples.
     """
 
     name: TargetName
@@ -130,6 +133,7 @@ class Target:
     tracks: Mapping[str, tuple[Track, ...]] = field(default_factory=dict)
     counters: frozenset[str] = frozenset()
     job_start_ms: int | None = None
+    clock_offset_ms: float = 0.0
 
     @property
     def max_gap_ms(self) -> float:
@@ -297,60 +301,125 @@ def _exposition_of(
 
 
 class TargetBuilder:
-    """Collects what belongs to one target: recorded series first, then edges."""
+    """Collects what belongs to one target: recorded series first, then edges.
 
-    def __init__(self, name: TargetName, kind: Kind, interval_ms: float, run_id: str) -> None:
-        self._blank = Target(name, kind, interval_ms, run_id)
-        self._series: dict[str, dict[Labels, list[Series]]] = {}
+    Args:
+        name: Service and node.
+        kind: Who it belongs to.
+        interval_ms: Between two scrapes; None to learn it from the scrapes.
+        run_id: Of the run.
+        vocabulary: How metrics are called.
+    """
+
+    def __init__(
+        self,
+        name: TargetName,
+        kind: Kind,
+        interval_ms: float | None,
+        run_id: str,
+        vocabulary: Vocabulary,
+    ) -> None:
+        self._name, self._kind, self._interval_ms = name, kind, interval_ms
+        self._run_id = run_id
+        self._vocabulary = vocabulary
+        self._series: dict[str, list[Series]] = {}
         self._edges: list[Edge] = []
 
     def add_series(self, series: Series) -> None:
-        """Add a recorded series; those that differ in ``instance`` only become one."""
-        stored = ("node", "service")
-        labels = _labels({k: v for k, v in series.labels.items() if k not in stored}, series.name)
-        self._series.setdefault(series.name, {}).setdefault(labels, []).append(series)
+        """Add a recorded series."""
+        self._series.setdefault(series.name, []).append(series)
 
     def add_edges(self, edges: Sequence[Edge]) -> None:
         """Add the fetches of this target, in order of time."""
         self._edges.extend(sorted(edges, key=lambda edge: edge.boundary.before_ms))
 
-    def build(self, job_start_ms: int | None) -> Target:
+    def build(self, job_start_ms: int | None = None, clock_offset_ms: float = 0.0) -> Target:
         """Return the target."""
-        name = self._blank.name
-        values: dict[str, dict[Labels, dict[int, float]]] = {}
+        samples, declared = self._edge_samples()
+        label_sets = {
+            name: [series.labels for series in self._series.get(name, ())]
+            + [labels for labels, _ in samples.get(name, {}).values()]
+            for name in self._series.keys() | samples.keys()
+        }
+        words = self._vocabulary.meanings(label_sets)
+        tracks = {}
+        for exposed in sorted(label_sets.keys() - set(_ABOUT_SCRAPES)):
+            word = words.get(exposed)
+            series = word.series if word else exposed
+            edges = [(labels, by_edge) for labels, by_edge in samples.get(exposed, {}).values()]
+            tracks[series] = self._tracks(word, series, self._series.get(exposed, ()), edges)
+        scrapes = self._scrapes()
+        return Target(
+            self._name,
+            self._kind,
+            self._interval_ms or _usual_interval_ms(scrapes),
+            self._run_id,
+            scrapes,
+            tuple(edge.boundary for edge in self._edges),
+            tracks,
+            frozenset(declared - words.keys()),
+            job_start_ms,
+            clock_offset_ms,
+        )
+
+    def _edge_samples(self) -> tuple[dict[str, _EdgeSamples], set[str]]:
+        """Return by metric and label set what the edges hold; and what they declare counters."""
+        samples: dict[str, _EdgeSamples] = {}
         counters: set[str] = set()
         for index, edge in enumerate(self._edges):
             for sample in edge.exposition.samples if edge.exposition else ():
-                labels = completed(sample.labels, name.node, name.service)
-                del labels["node"], labels["service"]
-                of_metric = values.setdefault(sample.name, {})
-                of_metric.setdefault(_labels(labels, sample.name), {})[index] = sample.value
+                labels = completed(sample.labels, self._name.node, self._name.service)
+                of_metric = samples.setdefault(sample.name, {})
+                key = frozenset(labels.items())
+                of_metric.setdefault(key, (labels, {}))[1][index] = sample.value
                 if edge.exposition and edge.exposition.is_counter(sample.name):
                     counters.add(sample.name)
-        metrics = (self._series.keys() | values.keys()) - set(_ABOUT_SCRAPES)
-        return Target(
-            name,
-            self._blank.kind,
-            self._blank.interval_ms,
-            self._blank.run_id,
-            self._scrapes(),
-            tuple(edge.boundary for edge in self._edges),
-            {metric: self._tracks(metric, values.get(metric, {})) for metric in sorted(metrics)},
-            frozenset(counters),
-            job_start_ms,
-        )
+        return samples, counters
 
-    def _tracks(self, metric: str, values: dict[Labels, dict[int, float]]) -> tuple[Track, ...]:
-        recorded = self._series.get(metric, {})
-        return tuple(
-            _track(labels, recorded.get(labels, []), values.get(labels, {}))
-            for labels in sorted(recorded.keys() | values.keys(), key=sorted)
+    def _tracks(
+        self,
+        word: Word | None,
+        series: str,
+        recorded: Sequence[Series],
+        edges: Sequence[tuple[Mapping[str, str], Mapping[int, float]]],
+    ) -> tuple[Track, ...]:
+        pieces: dict[Labels, list[Series]] = {}
+        values: dict[Labels, dict[int, float]] = {}
+        for one in recorded:
+            pieces.setdefault(self._labels(word, series, one.labels), []).append(one)
+        for labels, by_edge in edges:
+            of_labels = values.setdefault(self._labels(word, series, labels), {})
+            for index, value in by_edge.items():
+                of_labels.setdefault(index, value)
+        blank_from = self._vocabulary.families[word.family].blank_from if word else None
+        scale = word.scale if word else 1.0
+        found = (
+            _track(labels, pieces.get(labels, []), values.get(labels, {}), scale, blank_from)
+            for labels in sorted(pieces.keys() | values.keys(), key=sorted)
         )
+        return tuple(track for track in found if track.times_ms.size or track.edges)
+
+    def _labels(self, word: Word | None, series: str, labels: Mapping[str, str]) -> Labels:
+        """Return the labels that say what was measured; ``le`` as the number it is (1 is 1.0)."""
+        kept = {key: value for key, value in labels.items() if key not in _UNSTORED}
+        if word is not None:
+            kept = self._vocabulary.labels(word.family, kept)
+        if "le" in kept and series.endswith("_bucket"):
+            try:
+                kept["le"] = repr(float(kept["le"]))
+            except ValueError:
+                del kept["le"]
+        return frozenset(kept.items())
 
     def _scrapes(self) -> Scrapes:
+        """Return Prometheus's own record; without one, every sample is a scrape that succeeded."""
         up = self._one("up")
-        if up is None:
+        if up is None and self._kind != "recorded":
             return NO_SCRAPES
+        if up is None:
+            moments = {id(s.times_ms): s.times_ms for of in self._series.values() for s in of}
+            times = np.unique(np.concatenate([NO_TIMES, *moments.values()]))
+            return Scrapes(times, times, np.ones(times.size, np.bool_))
         done = up.times_ms
         duration = self._one("scrape_duration_seconds")
         if duration is not None:
@@ -361,33 +430,42 @@ class TargetBuilder:
         return Scrapes(up.times_ms, done, up.values == 1)
 
     def _one(self, metric: str) -> Track | None:
-        pieces = [
-            piece for of_labels in self._series.get(metric, {}).values() for piece in of_labels
-        ]
+        pieces = self._series.get(metric, [])
         return _track(frozenset(), pieces, {}) if pieces else None
 
 
-def _labels(labels: Mapping[str, str], name: str) -> Labels:
-    """Return the labels that say what was measured; ``le`` as the number it is (1 is 1.0)."""
-    kept = {key: value for key, value in labels.items() if key not in _UNSTORED}
-    if "le" in kept and name.endswith("_bucket"):
-        try:
-            kept["le"] = repr(float(kept["le"]))
-        except ValueError:
-            del kept["le"]
-    return frozenset(kept.items())
+_EdgeSamples = dict[Labels, tuple[Mapping[str, str], dict[int, float]]]
+"""Label set to its labels, and to its values by index of the edge."""
 
 
-def _track(labels: Labels, pieces: Sequence[Series], edges: Mapping[int, float]) -> Track:
+def _usual_interval_ms(scrapes: Scrapes) -> float:
+    """Return the median time between two scrapes; a minute when that cannot be told."""
+    return float(np.median(np.diff(scrapes.times_ms))) if scrapes.times_ms.size > 1 else 60_000.0
+
+
+def _track(
+    labels: Labels,
+    pieces: Sequence[Series],
+    edges: Mapping[int, float],
+    scale: float = 1.0,
+    blank_from: float | None = None,
+) -> Track:
+    """Join what was recorded of one label set; blanks left out, in base units."""
     if not pieces:
-        return Track(labels, NO_TIMES, np.empty(0), NO_TIMES, edges)
-    if len(pieces) == 1:
-        one = pieces[0]
-        return Track(labels, one.times_ms, one.values, one.stale_ms, edges)
-    times, first = np.unique(
-        np.concatenate([piece.times_ms for piece in pieces]), return_index=True
-    )
-    values = np.concatenate([piece.values for piece in pieces])[first]
-    return Track(
-        labels, times, values, np.unique(np.concatenate([p.stale_ms for p in pieces])), edges
-    )
+        times, values, ends = NO_TIMES, np.empty(0), NO_TIMES
+    elif len(pieces) == 1:
+        times, values, ends = pieces[0].times_ms, pieces[0].values, pieces[0].stale_ms
+    else:
+        times, first = np.unique(
+            np.concatenate([piece.times_ms for piece in pieces]), return_index=True
+        )
+        values = np.concatenate([piece.values for piece in pieces])[first]
+        ends = np.unique(np.concatenate([piece.stale_ms for piece in pieces]))
+    if blank_from is not None:
+        there = ~(values >= blank_from)
+        times, values = times[there], values[there]
+        edges = {index: value for index, value in edges.items() if not value >= blank_from}
+    if scale != 1:
+        values = values * scale
+        edges = {index: value * scale for index, value in edges.items()}
+    return Track(labels, times, values, ends, edges)

@@ -87,7 +87,7 @@ def _target_reasons(known: Attempt) -> list[str]:
             reasons.append(f"{FOREIGN_TARGET}: {target.name}")
         elif not target.ever_up:
             reasons.append(f"{TARGET_NEVER_UP}: {target.name}")
-        elif target.kind == "stack":
+        elif target.kind != "payload":
             for phase in known.phases:
                 coverage = target.coverage(phase.window, phase.name)
                 if coverage < WHOLE:

@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,6 +55,7 @@ class RunManifest:
         job_file_sha256: Of job.yaml as given.
         git_commit: Of the folder where jobmeter was called, None outside a repository.
         jobmeter_version: Which jobmeter planned this.
+        workload: Numbers of the job file that formulas of KPIs use.
     """
 
     run_id: str
@@ -70,6 +71,7 @@ class RunManifest:
     job_file_sha256: str
     git_commit: str | None
     jobmeter_version: str
+    workload: Mapping[str, float] = field(default_factory=dict)
 
 
 def write_atomically(text: str, path: Path) -> None:

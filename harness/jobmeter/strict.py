@@ -85,7 +85,7 @@ def parse(model: type[Model], text: str, where: str, error: type[JobmeterError])
     except yaml.YAMLError as cause:
         raise error(f"{where}: not readable as YAML: {_one_line(cause)}") from cause
     if not isinstance(data, Mapping):
-        raise error(f"{where}: expected keys and values, found {_kind(data)}; see docs/job-file.md")
+        raise error(f"{where}: expected keys and values, found {_kind(data)}; see docs/")
     try:
         return model.model_validate(data)
     except ValidationError as cause:

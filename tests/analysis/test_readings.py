@@ -7,12 +7,26 @@ from hypothesis import strategies as st
 
 from jobmeter.window import Phase, Window
 from jobmeter_analysis.catalogue import Kpi
-from jobmeter_analysis.statistics import increase, rate
+from jobmeter_analysis.statistics import STATISTICS
+from jobmeter_analysis.subjects import Scene, Subject
 from jobmeter_analysis.targets import NO_TIMES, Boundary, Scrapes, Target, TargetName, Track
 
 A, B = 100_000, 160_000
 PHASE = Phase("main", Window(A, B))
 KPI = Kpi(unit="1", help="", statistic="increase", metric="work_total")
+
+
+def increase(target, kpi, phase):
+    return computed("increase", target, kpi, phase)
+
+
+def rate(target, kpi, phase):
+    return computed("rate", target, kpi, phase)
+
+
+def computed(name, target, kpi, phase):
+    statistic = STATISTICS[name]
+    return statistic.finish([statistic.measure(Subject(target), kpi, Scene(phase))], kpi)
 
 
 def scrapes(up, down=()):

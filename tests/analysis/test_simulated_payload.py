@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from jobmeter.window import Phase, Window
 from jobmeter_analysis.catalogue import Kpi
-from jobmeter_analysis.statistics import increase
+from jobmeter_analysis.statistics import STATISTICS
+from jobmeter_analysis.subjects import Scene, Subject
 from jobmeter_analysis.targets import NO_TIMES, Boundary, Scrapes, Target, TargetName, Track
 
 A = 100_000
@@ -104,7 +105,9 @@ def test_truth_lies_between_the_bounds(random):
         boundaries,
         tracks,
     )
-    found = increase(target, KPI, Phase("main", Window(A, end)))
+    statistic = STATISTICS["increase"]
+    scene = Scene(Phase("main", Window(A, end)))
+    found = statistic.finish([statistic.measure(Subject(target), KPI, scene)], KPI)
     truth = sum(A < event <= end for event in one.events)
     if found.available:
         assert found.low <= truth <= found.high

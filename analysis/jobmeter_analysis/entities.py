@@ -1,0 +1,120 @@
+"""Which targets a group of KPIs is about, and the entities in them: nodes, devices, ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from jobmeter.window import JOB
+from jobmeter_analysis.catalogue import JOB_CPUS, Group
+from jobmeter_analysis.subjects import Subject
+from jobmeter_analysis.targets import Target
+
+
+@dataclass(frozen=True)
+class Entity:
+    """What one row is about.
+
+    Args:
+        name: In the ``entity`` column.
+        subjects: Label sets of one or several targets.
+        instrumented: Whether the group knows anything that it exposes.
+    """
+
+    name: str
+    subjects: tuple[Subject, ...]
+    instrumented: bool
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Names of the nodes that its targets are on."""
+        return tuple(subject.target.name.node for subject in self.subjects)
+
+    def has(self, metric: str) -> bool:
+        """Whether it exposes ``metric``, of a histogram its buckets."""
+        names = (metric, f"{metric}_bucket")
+        return any(subject.has(name) for subject in self.subjects for name in names)
+
+
+def entities_of(
+    group: Group, targets: Sequence[Target], cpus: Mapping[str, frozenset[str]]
+) -> Iterator[Entity]:
+    """Yield the entities of ``group``, in the order of the targets.
+
+    Args:
+        group: With services that are expected, and metrics by which others are found.
+        targets: All of the attempt.
+        cpus: By node, the CPUs that the job was given.
+    """
+    chosen = [target for target in targets if _has(group, target)]
+    known = bool(chosen)
+    if not chosen and group.fallback:
+        chosen = [target for target in targets if target.kind == "payload"]
+    for target in chosen:
+        of_node = cpus.get(target.name.node)
+        if not group.by:
+            name = target.name.node if group.scope == "node" else str(target.name)
+            yield Entity(name, (Subject(target, cpus=of_node),), known)
+            continue
+        for labels in _label_values(group, target):
+            name = str(group.entity).format(**dict(labels)) + f"@{target.name.node}"
+            yield Entity(name, (Subject(target, labels, of_node),), known)
+
+
+def _has(group: Group, target: Target) -> bool:
+    if target.kind == "stack":
+        return target.name.service in group.services
+    found = any(
+        metric in target.tracks or f"{metric}_bucket" in target.tracks for metric in group.detect
+    )
+    return found or (target.kind == "recorded" and target.name.service in group.services)
+
+
+def _label_values(group: Group, target: Target) -> Sequence[tuple[tuple[str, str], ...]]:
+    """Return the values of the labels that tell the entities of a target apart, sorted."""
+    metrics = {metric for kpi in group.kpis.values() for metric in kpi.metrics}
+    found = {
+        tuple((label, track.label(label)) for label in group.by)
+        for metric in metrics
+        for name in (metric, f"{metric}_bucket")
+        for track in target.tracks.get(name, ())
+    }
+    return sorted(found, key=lambda labels: [_natural(value) for _, value in labels])
+
+
+def _natural(value: str) -> tuple[int, str]:
+    """Sort numbers by size: GPU 10 comes after GPU 9."""
+    return (int(value) if value.isdigit() else -1, value)
+
+
+def grouped(entities: Sequence[Entity], scope: str) -> dict[str, list[int]]:
+    """Return by name of the total which entities belong to it."""
+    found: dict[str, list[int]] = {}
+    for index, entity in enumerate(entities):
+        target = entity.subjects[0].target
+        name = {"node": target.name.node, "service": str(target.name)}.get(scope, JOB)
+        found.setdefault(name, []).append(index)
+    return found
+
+
+def cpus_of_job(targets: Sequence[Target]) -> dict[str, frozenset[str]]:
+    """Return by node the CPUs that the job was given, where an exporter lists them."""
+    return {
+        target.name.node: cpu_list(tracks[-1].label("cpus"))
+        for target in targets
+        if (tracks := target.tracks.get(JOB_CPUS, ())) and not target.foreign
+    }
+
+
+def cpu_list(text: str) -> frozenset[str]:
+    """Return the CPUs of a list as the kernel writes it (cpuset(7), list format).
+
+    >>> sorted(cpu_list("0-2,8"))
+    ['0', '1', '2', '8']
+    """
+    cpus: set[str] = set()
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if first.isdigit() and (last or first).isdigit():
+            cpus.update(str(cpu) for cpu in range(int(first), int(last or first) + 1))
+    return frozenset(cpus)

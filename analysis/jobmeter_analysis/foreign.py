@@ -1,0 +1,135 @@
+"""A recording without a run folder: somebody's Prometheus data, a live server, an export.
+
+There is no plan, so what is there counts: each pair of ``job`` and ``instance`` is a target, and
+the KPIs follow from what it exposes. Nothing was fetched at the ends of the window, so its numbers
+are bounds from the samples around them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from jobmeter import __version__
+from jobmeter.events import EventLog
+from jobmeter.manifest import PlannedTarget, RunManifest
+from jobmeter.window import Phase, Window
+from jobmeter_analysis.attempt import LOCAL, Attempt, clock_offsets_ms, selectors_of, skewed
+from jobmeter_analysis.catalogue import Catalogue
+from jobmeter_analysis.recording import Recording, Series
+from jobmeter_analysis.targets import TargetBuilder, TargetName
+from jobmeter_analysis.vocabulary import load_vocabulary
+
+NO_SERVICE = "recording"
+"""Service of series that carry no label that names one."""
+_HOST_LABELS = ("hostname", "Hostname", "nodename", "host")
+
+
+def read_foreign(
+    recording: Recording, window: Window, phase: str, catalogue: Catalogue, origin: str
+) -> Attempt:
+    """Read what ``catalogue`` needs of ``window``.
+
+    Args:
+        recording: Where the samples are.
+        window: The stretch of time.
+        phase: What to call it.
+        catalogue: What will be computed.
+        origin: What to call the recording.
+
+    Raises:
+        RecordingError: nothing can be read.
+    """
+    vocabulary = load_vocabulary()
+    series = _named(recording.select(selectors_of(catalogue, vocabulary), window))
+    builders: dict[TargetName, TargetBuilder] = {}
+    for one in series:
+        name = TargetName(one.labels["service"], one.labels["node"])
+        if name not in builders:
+            builders[name] = TargetBuilder(name, "recorded", None, "", vocabulary)
+        builders[name].add_series(one)
+    offsets = clock_offsets_ms(series)
+    targets = tuple(
+        builder.build(clock_offset_ms=offsets.get(name.node, 0.0))
+        for name, builder in sorted(builders.items())
+    )
+    nodes = tuple(sorted({target.name.node for target in targets}))
+    intervals_ms = [target.interval_ms for target in targets]
+    return Attempt(
+        manifest=_manifest(origin, window, nodes, builders, min(intervals_ms, default=0.0)),
+        name=LOCAL,
+        log=EventLog((), 0),
+        nodes=nodes,
+        nodes_known=True,
+        targets=targets,
+        phases=(Phase(phase, window, end_source="given"),),
+        whole=None,
+        last_fact_ms=window.end_ms,
+        accounting=None,
+        skewed=skewed(offsets),
+        problems=tuple(recording.problems),
+        recording_usable=not recording.problems,
+    )
+
+
+def _named(found: Sequence[Series]) -> list[Series]:
+    """Return the series with a service and a node, whatever their Prometheus calls them.
+
+    Several instances of one job on one host are several services: ``vllm:8000``, ``vllm:8001``.
+    """
+    ports: dict[tuple[str, str], set[str]] = {}
+    for one in found:
+        if not _ours(one.labels):
+            service, host, port = _address(one.labels)
+            ports.setdefault((service, host), set()).add(port)
+    named = []
+    for one in found:
+        service, host, port = _address(one.labels)
+        if not _ours(one.labels) and len(ports[service, host]) > 1:
+            service = f"{service}:{port}"
+        named.append(replace(one, labels={**one.labels, "service": service, "node": host}))
+    return named
+
+
+def _ours(labels: Mapping[str, str]) -> bool:
+    """Whether a series carries the labels of a recording of jobmeter."""
+    return "service" in labels and "node" in labels
+
+
+def _address(labels: Mapping[str, str]) -> tuple[str, str, str]:
+    """Return service, host and port of the target of a series.
+
+    >>> _address({"job": "vllm", "instance": "gpu1:8000"}), _address({"Hostname": "gpu1"})
+    (('vllm', 'gpu1', '8000'), ('recording', 'gpu1', ''))
+    """
+    service = labels.get("service") or labels.get("job") or NO_SERVICE
+    host, _, port = labels.get("instance", "").rpartition(":")
+    if not port.isdigit():
+        host, port = labels.get("instance", ""), ""
+    named = next((labels[label] for label in _HOST_LABELS if labels.get(label)), "")
+    return service, labels.get("node") or host or named, port
+
+
+def _manifest(
+    origin: str,
+    window: Window,
+    nodes: Sequence[str],
+    targets: Mapping[TargetName, object],
+    interval_ms: float,
+) -> RunManifest:
+    services = dict.fromkeys(name.service for name in targets)
+    return RunManifest(
+        run_id=origin,
+        name=origin,
+        site="",
+        created=window.start.isoformat(),
+        nodes=len(nodes),
+        interval_s=interval_ms / 1000,
+        checkpoint_interval_s=0.0,
+        required=False,
+        phases=(),
+        targets=tuple(PlannedTarget(service, "every_node", "payload") for service in services),
+        job_file_sha256="",
+        git_commit=None,
+        jobmeter_version=__version__,
+    )
