@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from jobmeter.window import Window
-from jobmeter_analysis.recording import LabelKey, Pieces, Times, Values, Wanted
+from jobmeter_analysis.recording import LabelKey, Pieces, Shared, Times, Values, Wanted
 
 PAGE_BYTES = 32 * 1024
 _CHUNK_BYTES = 32 * PAGE_BYTES
@@ -285,6 +285,8 @@ class _Reader:
         for key, intervals in self._tombstones.items():
             if key in log.pieces:
                 log.pieces[key] = without(log.pieces[key], intervals)
+                if not log.pieces[key]:
+                    del log.pieces[key]
         if self._strangers:
             log.problems.append(
                 f"the log holds {self._strangers} samples of series that it does not describe"
@@ -434,10 +436,11 @@ class _Loose:
         self._values.setdefault(key, []).append(values)
 
     def hand_out(self, pieces: Pieces) -> None:
-        for key, times in self._times.items():
-            piece = np.concatenate(times), np.concatenate(self._values[key])
-            if piece[0].size:
-                pieces.setdefault(key, []).append(piece)
+        shared = Shared()
+        for key, parts in self._times.items():
+            times = shared(np.concatenate(parts))
+            if times.size:
+                pieces.setdefault(key, []).append((times, np.concatenate(self._values[key])))
 
 
 def without(
@@ -510,8 +513,8 @@ def _times(columns: _Bytes) -> Times:
 def _unfolded(number: npt.NDArray[np.uint64]) -> _Ints:
     """Undo the folding of signed numbers into unsigned ones: 0, 1, 2, 3 are 0, -1, 1, -2."""
     half = (number >> np.uint64(1)).astype(np.int64)
-    sign = -(number & np.uint64(1)).astype(np.int64)
-    return np.bitwise_xor(half, sign)
+    signed: _Ints = half ^ -(number & np.uint64(1)).astype(np.int64)
+    return signed
 
 
 def _decoded(record: _Bytes) -> tuple[_Ints, _Ints, _Ints]:
@@ -545,7 +548,7 @@ def _decoded(record: _Bytes) -> tuple[_Ints, _Ints, _Ints]:
     while at < length:
         starts.append(at)
         at = chain[at]
-    if at != length and length > begin:
+    if at != length and length > 1:
         raise DamagedError("samples that end too early")
     first = np.array(starts, np.int64)
     refs, second = _varints(record, first, ends)
