@@ -121,10 +121,12 @@ def headline(analysis: Analysis) -> str:
     """Return run, state, Slurm state and phases in one line."""
     manifest = analysis.manifest
     slurm = manifest["slurm"]
+    accounted = f"Slurm {slurm['state']}" if slurm else "no Slurm accounting"
+    of_run = bool(manifest["site"])
     parts = [
-        f"{manifest['run_id']} attempt {manifest['attempt']}",
+        f"{manifest['run_id']} attempt {manifest['attempt']}" if of_run else manifest["run_id"],
         f"recording {manifest['state']}",
-        f"Slurm {slurm['state']}" if slurm else "no Slurm accounting",
+        *([accounted] if of_run else []),
         f"phases {', '.join(phase['name'] for phase in manifest['phases']) or 'none'}",
     ]
     return " · ".join(parts)

@@ -64,10 +64,10 @@ def entities_of(
 def _has(group: Group, target: Target) -> bool:
     if target.kind == "stack":
         return target.name.service in group.services
-    found = any(
-        metric in target.tracks or f"{metric}_bucket" in target.tracks for metric in group.detect
-    )
-    return found or (target.kind == "recorded" and target.name.service in group.services)
+    signs = group.detect
+    if target.kind == "recorded" and target.name.service in group.services and not signs:
+        signs = tuple(metric for kpi in group.kpis.values() for metric in kpi.metrics)
+    return any(metric in target.tracks or f"{metric}_bucket" in target.tracks for metric in signs)
 
 
 def _label_values(group: Group, target: Target) -> Sequence[tuple[tuple[str, str], ...]]:

@@ -16,12 +16,14 @@ from jobmeter.manifest import PlannedTarget, RunManifest
 from jobmeter.window import Phase, Window
 from jobmeter_analysis.attempt import LOCAL, Attempt, clock_offsets_ms, selectors_of, skewed
 from jobmeter_analysis.catalogue import Catalogue
-from jobmeter_analysis.recording import Recording, Series
+from jobmeter_analysis.recording import Recording, Series, widened
 from jobmeter_analysis.targets import TargetBuilder, TargetName
 from jobmeter_analysis.vocabulary import load_vocabulary
 
 NO_SERVICE = "recording"
 """Service of series that carry no label that names one."""
+LONGEST_INTERVAL_MS = 300_000
+"""Between two scrapes of the same target, for samples on both sides of the window to be found."""
 _HOST_LABELS = ("hostname", "Hostname", "nodename", "host")
 
 
@@ -41,7 +43,9 @@ def read_foreign(
         RecordingError: nothing can be read.
     """
     vocabulary = load_vocabulary()
-    series = _named(recording.select(selectors_of(catalogue, vocabulary), window))
+    series = _named(
+        recording.select(selectors_of(catalogue, vocabulary), widened(window, LONGEST_INTERVAL_MS))
+    )
     builders: dict[TargetName, TargetBuilder] = {}
     for one in series:
         name = TargetName(one.labels["service"], one.labels["node"])

@@ -162,7 +162,7 @@ class _Rows:
         self._target = target
         self._block = block
         self._phase = phase
-        self._shift = STAMP_SHIFT_MS if target.scrapes.times_ms.size else 0
+        self._shift = target.scrapes.shift_ms if target.scrapes.times_ms.size else 0
         self._earliest: Times = block.times_ms - self._shift
         self._latest: Times = np.maximum(
             target.done_ms(block.times_ms), block.times_ms + self._shift
@@ -432,7 +432,7 @@ class _Rows:
         created = self._block.created_ms
         told = [self._begun_of(0)]
         if created is not None:
-            told.insert(0, created - _clock_offset_ms(self._target))
+            told.insert(0, created - self._target.clock_offset_ms)
         for at in told:
             # Later than the first reading is no birth of what was read; a clock is wrong, or
             # another process is meant.
@@ -511,11 +511,6 @@ class _Rows:
         self._add(time_ms, time_ms, zero, begun_ms, at=0, measured=False)
 
 
-def _clock_offset_ms(target: Target) -> float:
-    """Return how far the clock of the target is ahead of the recorder's."""
-    return float(getattr(target, "clock_offset_ms", 0.0))
-
-
 def _process_starts_ms(target: Target, times_ms: Times) -> Values:
     """Return shape (n,): when the process that answered a scrape says it began; NaN if unknown."""
     begun = np.full(times_ms.size, np.nan)
@@ -523,14 +518,14 @@ def _process_starts_ms(target: Target, times_ms: Times) -> Values:
         if track.times_ms.size:
             at = np.minimum(np.searchsorted(track.times_ms, times_ms), track.times_ms.size - 1)
             begun = np.where(track.times_ms[at] == times_ms, track.values[at], begun)
-    return begun * 1000 - _clock_offset_ms(target)
+    return begun * 1000 - target.clock_offset_ms
 
 
 def _process_start_at_edge_ms(target: Target, index: int) -> float:
     """Return when the process that answered at a boundary says it began; NaN if unknown."""
     tracks = target.tracks.get(PROCESS_START, ())
     told = next((t.edges[index] for t in tracks if index in t.edges), float("nan"))
-    return 1000 * told - _clock_offset_ms(target)
+    return 1000 * told - target.clock_offset_ms
 
 
 def _process_start_after_ms(target: Target, at_ms: int) -> float | None:
@@ -547,7 +542,7 @@ def _process_start_after_ms(target: Target, at_ms: int) -> float | None:
         ]
     if not told:
         return None
-    begun = 1000 * min(told)[1] - _clock_offset_ms(target)
+    begun = 1000 * min(told)[1] - target.clock_offset_ms
     return begun if begun <= at_ms else None
 
 

@@ -96,11 +96,13 @@ class Scrapes:
         times_ms: Shape (n,): start of each scrape.
         done_ms: Shape (n,): its end.
         up: Shape (n,): whether it succeeded.
+        shift_ms: How far a time stamp may have been moved; nothing where no Prometheus scraped.
     """
 
     times_ms: Times
     done_ms: Times
     up: npt.NDArray[np.bool_]
+    shift_ms: int = STAMP_SHIFT_MS
 
 
 NO_TIMES: Times = np.empty(0, np.int64)
@@ -419,7 +421,7 @@ class TargetBuilder:
         if up is None:
             moments = {id(s.times_ms): s.times_ms for of in self._series.values() for s in of}
             times = np.unique(np.concatenate([NO_TIMES, *moments.values()]))
-            return Scrapes(times, times, np.ones(times.size, np.bool_))
+            return Scrapes(times, times, np.ones(times.size, np.bool_), shift_ms=0)
         done = up.times_ms
         duration = self._one("scrape_duration_seconds")
         if duration is not None:

@@ -71,7 +71,7 @@ def _phase_reasons(known: Attempt) -> list[str]:
     began = {phase.name: phase for phase in known.phases}
     reasons = [f"phase {n!r} did not begin" for n in known.manifest.phases if n not in began]
     for phase in known.phases:
-        if phase.end_source != "mark":
+        if phase.end_source == "last_fact":
             reasons.append(f"phase {phase.name!r} has no end mark")
         elif phase.interrupted_by:
             reasons.append(f"phase {phase.name!r} was ended by {phase.interrupted_by}")

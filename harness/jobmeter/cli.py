@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -160,7 +161,17 @@ def render_command(
 
 @app.command("analyze")
 def analyze_command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run or attempt folder.")],
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="A run or attempt folder.")
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--source",
+            metavar="FOLDER|URL|FILE",
+            help="Instead of RUN: a Prometheus data folder, a live Prometheus, an export.",
+        ),
+    ] = None,
     phase: Annotated[
         list[str] | None, typer.Option("--phase", help="Only this phase; may be repeated.")
     ] = None,
@@ -180,6 +191,7 @@ def analyze_command(
 ) -> None:
     """Compute the KPI table of a run, write it, and print it.
 
+    Of a recording without a run folder (--source) nothing is written unless --out says where.
     Exits with 3 when the job file required a valid recording and it is not.
     """
     from jobmeter.launch import refresh_accounting
@@ -187,16 +199,22 @@ def analyze_command(
     if phase and (start or end):
         raise SpecError("--phase and --start/--end exclude each other; give one of them")
     window = _window(start, end)
+    if source is not None:
+        if run is not None or phase:
+            raise SpecError("--source stands alone; leave RUN and --phase out")
+        if window is None:
+            raise SpecError("--source needs a window; add --start and --end")
+        _give(_analyzed_source(source, window, out), output_format, all_columns)
+        return
+    if run is None:
+        raise SpecError("nothing to analyse; give a run folder, or --source with a recording")
     paths, attempts = _find(run)
     required = read_manifest(paths.manifest).required
     states = set()
     for attempt in attempts:
         refresh_accounting(attempt)
         analysis = _analyzed(paths, attempt, phase, window, out, write=window is None)
-        if output_format is Format.TABLE:
-            _show(analysis, all_columns)
-        else:
-            _print_as(analysis, output_format)
+        _give(analysis, output_format, all_columns)
         states.add(analysis.manifest["state"])
     if required and states != {"complete"}:
         raise InvalidRecordingError(
@@ -261,6 +279,33 @@ def _analyzed(
     if write or out is not None:
         write_report(analysis, out or attempt.report)
     return analysis
+
+
+def _analyzed_source(source: str, window: Window, out: Path | None) -> Analysis:
+    from jobmeter_analysis.engine import analyze_recording
+    from jobmeter_analysis.report import write_report
+    from jobmeter_analysis.sources import open_source
+
+    analysis = analyze_recording(open_source(source), window, _without_password(source))
+    if out is not None:
+        write_report(analysis, out)
+    return analysis
+
+
+def _without_password(source: str) -> str:
+    """Return a source as it may be shown.
+
+    >>> _without_password("https://me:secret@prometheus:9090/x"), _without_password("data/tsdb")
+    ('https://prometheus:9090/x', 'data/tsdb')
+    """
+    return re.sub(r"^(\w+://)[^/@]*@", r"\1", source)
+
+
+def _give(analysis: Analysis, output_format: Format, all_columns: bool) -> None:
+    if output_format is Format.TABLE:
+        _show(analysis, all_columns)
+    else:
+        _print_as(analysis, output_format)
 
 
 def _show(analysis: Analysis, all_columns: bool) -> None:
