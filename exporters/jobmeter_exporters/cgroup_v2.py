@@ -24,8 +24,15 @@ def parse_limit(text: str) -> Readings:
 
 
 def parse_cpus(text: str) -> Readings:
-    """Return the number of CPUs in ``cpuset.cpus.effective``; empty gives nothing."""
-    return {"job_cpus": float(kernel_text.cpu_count(text))} if text.strip() else {}
+    r"""Return how many CPUs ``cpuset.cpus.effective`` names, and which; empty gives nothing.
+
+    >>> parse_cpus("0-3,8\n")
+    {'job_cpus': 5.0, 'job_cpu_list_info': {'0-3,8': 1.0}}
+    """
+    cpus = text.strip()
+    if not cpus:
+        return {}
+    return {"job_cpus": float(kernel_text.cpu_count(cpus)), "job_cpu_list_info": {cpus: 1.0}}
 
 
 def parse_io_stat(text: str) -> Readings:

@@ -31,6 +31,7 @@ FAMILIES: dict[str, Family] = {
     "job_cpu_system_seconds_total": Family("The part of the CPU time spent in the kernel."),
     "job_cpu_throttled_seconds_total": Family("Time the job was held back by a CPU quota."),
     "job_cpus": Family("CPUs that the job may use on this node."),
+    "job_cpu_list_info": Family("Which CPUs these are, as the kernel lists them.", "cpus"),
     "job_memory_used_bytes": Family("Memory of the job; with page cache if from a cgroup."),
     "job_memory_anonymous_bytes": Family("The part of the memory that no file backs."),
     "job_memory_peak_bytes": Family("Highest memory charged to the job so far."),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from jobmeter_exporters import kernel_text
 from jobmeter_exporters.errors import UnexpectedText
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -77,13 +76,13 @@ def parse_shares(text: str) -> tuple[int, int] | None:
         return None
 
 
-def parse_allowed_cpus(text: str) -> int | None:
-    """Return how many CPUs ``/proc/<pid>/status`` allows the process, None if it does not say.
+def parse_allowed_cpus(text: str) -> str | None:
+    r"""Return the list of CPUs that ``/proc/<pid>/status`` allows, None if it does not say.
 
-    Raises:
-        UnexpectedText: The list of CPUs is no list.
+    >>> parse_allowed_cpus("Cpus_allowed:\t10f\nCpus_allowed_list:\t0-3,8\n")
+    '0-3,8'
     """
     for line in text.splitlines():
         if line.startswith("Cpus_allowed_list:"):
-            return kernel_text.cpu_count(line.partition(":")[2])
+            return line.partition(":")[2].strip()
     return None

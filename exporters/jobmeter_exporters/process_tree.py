@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jobmeter_exporters import kernel_text, process_text
+from jobmeter_exporters.cgroup_v2 import parse_cpus
 from jobmeter_exporters.families import Readings
 from jobmeter_exporters.process_text import Key, Stat
 from jobmeter_exporters.watched import NoData
@@ -221,6 +222,4 @@ class ProcessTree:
         }
         status = kernel_text.read(f"{self._proc}/{self._root}/status")
         cpus = process_text.parse_allowed_cpus(status or "")
-        if cpus is not None:
-            readings["job_cpus"] = float(cpus)
-        return readings
+        return readings | parse_cpus(cpus or "")

@@ -80,6 +80,7 @@ def test_without_controllers_what_the_kernel_always_has_remains(v2_node):
         ("v2_node", f"{V2_JOB}/memory.events", "job_memory_oom_kills_total"),
         ("v2_node", f"{V2_JOB}/pids.current", "job_threads"),
         ("v1_node", f"cgroup/cpuset/{V1_JOB}/cpuset.effective_cpus", "job_cpus"),
+        ("v1_node", f"cgroup/cpuset/{V1_JOB}/cpuset.effective_cpus", "job_cpu_list_info"),
         ("v1_node", f"cgroup/cpu,cpuacct/{V1_JOB}/cpuacct.usage", "job_cpu_seconds_total"),
     ],
 )

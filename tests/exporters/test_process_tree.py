@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from jobmeter_exporters import kernel_text
 from jobmeter_exporters.process_tree import ProcessTree
 from jobmeter_exporters.watched import NoData
 
@@ -228,3 +229,5 @@ def test_memory_without_a_share_is_the_resident_set(tmp_path):
 def test_cpus_are_those_that_the_job_script_may_use(script):
     readings = ProcessTree(script.pid, (), PROC).read()
     assert readings["job_cpus"] == len(os.sched_getaffinity(script.pid))
+    (listed,) = readings["job_cpu_list_info"]
+    assert kernel_text.cpu_count(listed) == readings["job_cpus"]
