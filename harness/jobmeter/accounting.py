@@ -232,8 +232,13 @@ FILLABLE = tuple(each.name for each in fields(JobAccounting) if each.name not in
 
 
 def _between(before_s: int | None, after_s: int | None) -> float | None:
-    """Return the seconds between, 0 where an operator's start came before its time."""
-    return None if before_s is None or after_s is None else float(max(0, after_s - before_s))
+    """Return the seconds between; None where the order says that one of them was rewritten.
+
+    Slurm gives a start that was requeued the eligible time of the next one.
+    """
+    if before_s is None or after_s is None or after_s < before_s:
+        return None
+    return float(after_s - before_s)
 
 
 def _ratio(above: float | None, below: float | None) -> float | None:

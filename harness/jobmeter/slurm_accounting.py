@@ -203,14 +203,17 @@ def _records(stdout: str, job_id: str) -> list[_Record]:
         for values in lines[header + 1 :]
         if len(values) == len(names)
     ]
-    ours = (job_id, f"{job_id}+0")
-    jobs = [(number, row) for number, row in enumerate(rows) if row["JobID"] in ours]
-    ends = [number for number, _ in jobs[1:]] + [len(rows)]
+    starts = [n for n, row in enumerate(rows) if row["JobID"] in (job_id, f"{job_id}+0")]
     return [
         _Record(
-            row, tuple(s for s in rows[number:end] if s["JobID"].startswith(f"{row['JobID']}."))
+            job=rows[start],
+            steps=tuple(
+                row
+                for row in rows[start + 1 : following]
+                if row["JobID"].startswith(f"{rows[start]['JobID']}.")
+            ),
         )
-        for (number, row), end in zip(jobs, ends, strict=True)
+        for start, following in zip(starts, [*starts[1:], None], strict=False)
     ]
 
 

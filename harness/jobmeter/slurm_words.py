@@ -93,11 +93,12 @@ def bytes_from(text: str) -> int | None:
     >>> bytes_from("12504K"), bytes_from("1.50G"), bytes_from("0"), bytes_from("16?")
     (12804096, 1610612736, 0, None)
     """
+    if text.isdecimal():  # 64 bits do not survive the way through a float
+        return count_from(text)
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGTPE]?)[nc]?", text)
     if match is None:
         return None
-    size = int(float(match[1]) * 1024 ** " KMGTPE".index(match[2] or " "))
-    return size if size not in _UNSET else None
+    return int(float(match[1]) * 1024 ** " KMGTPE".index(match[2] or " "))
 
 
 def tres_from(text: str) -> dict[str, int]:
@@ -107,8 +108,7 @@ def tres_from(text: str) -> dict[str, int]:
     {'cpu': 32, 'gres/gpu:a100': 4, 'mem': 1610612736}
     """
     pairs = (entry.partition("=") for entry in text.split(","))
-    # 64 bits do not survive the way through a float.
-    amounts = ((name, count_from(n) if n.isdecimal() else bytes_from(n)) for name, _, n in pairs)
+    amounts = ((name, bytes_from(amount)) for name, _, amount in pairs)
     return {name: amount for name, amount in amounts if name and amount is not None}
 
 
