@@ -66,12 +66,13 @@ class Needs:
 
 _COUNTER = ("minus", "only", "without", "since")
 _GAUGE = ("minus", "only", "without", "across", "combine")
+_SHARE = ("only", "without", "across", "combine")
 _HISTOGRAM = ("only", "without", "since", "zeros")
 STATISTIC_KEYS: Mapping[str, Needs] = {
     "increase": Needs("counter", understood=_COUNTER),
     "rate": Needs("counter", understood=(*_COUNTER, "divisor", "combine")),
     "ratio": Needs("counter", ("metric", "per"), ("only", "without", "since", "scale")),
-    "share": Needs("counter", ("metric", "only"), ("since",)),
+    "share": Needs("counter", ("metric", "only"), ("without", "since")),
     "busy_share": Needs("counter", ("metric", "without"), ("since", "allocated")),
     "mean": Needs("gauge", understood=(*_GAUGE, "method")),
     "max": Needs("gauge", understood=(*_GAUGE, "high_water")),
@@ -79,8 +80,8 @@ STATISTIC_KEYS: Mapping[str, Needs] = {
     "last": Needs("gauge", understood=_GAUGE),
     "first": Needs("gauge", understood=_GAUGE),
     "integral": Needs("gauge", understood=(*_GAUGE, "method")),
-    "share_above": Needs("gauge", ("metric", "above"), ("only", "without", "combine", "method")),
-    "share_of_bits": Needs("gauge", ("metric", "bits"), ("only", "without", "combine")),
+    "share_above": Needs("gauge", ("metric", "above"), (*_SHARE, "method")),
+    "share_of_bits": Needs("gauge", ("metric", "bits"), _SHARE),
     "observations": Needs("histogram", understood=_HISTOGRAM),
     "observed_sum": Needs("histogram", understood=_HISTOGRAM),
     "observed_rate": Needs("histogram", understood=_HISTOGRAM),
@@ -125,7 +126,7 @@ class Kpi(_Model):
         zeros: Observations to leave out.
         allocated: Label of ``metric`` that names CPUs: only those that the job was given count.
         formula: Arithmetic of other KPIs.
-        only: Label to the values it may have.
+        only: Label to the values it may have; ``5*`` is any that begins so.
         without: Label to the values it may not have.
         quantile: Between 0 and 1.
         above: Threshold of a gauge.
@@ -422,6 +423,8 @@ def _spellings(vocabulary: Vocabulary, used: Iterable[str]) -> Iterator[str]:
         if not named:
             continue
         yield f"{family.help.strip()}"
+        if family.prefixes != ("",):
+            yield f"Each with one of these before it: {', '.join(_spelled(family.prefixes))}."
         yield ""
         yield from ("| metric | exposed as |", "| --- | --- |")
         for metric, known in named.items():

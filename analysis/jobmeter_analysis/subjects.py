@@ -57,8 +57,8 @@ class Subject:
             track
             for track in self.target.tracks.get(metric, ())
             if all(track.label(label) == value for label, value in self.only)
-            and all(track.label(label) in values for label, values in kpi.only.items())
-            and not any(track.label(label) in values for label, values in kpi.without.items())
+            and all(_is(track.label(label), values) for label, values in kpi.only.items())
+            and not any(_is(track.label(label), values) for label, values in kpi.without.items())
         )
 
     def has(self, metric: str) -> bool:
@@ -69,6 +69,17 @@ class Subject:
             all(track.label(label) == value for label, value in self.only)
             for track in self.target.tracks.get(metric, ())
         )
+
+
+def _is(value: str, wanted: Sequence[str]) -> bool:
+    """Whether a label has one of the values that a KPI names; with a star at its end, any such.
+
+    >>> _is("503", ["5*"]), _is("5xx", ["5*"]), _is("200", ["5*"]), _is("stop", ["stop"])
+    (True, True, False, True)
+    """
+    return value in wanted or any(
+        one.endswith("*") and value.startswith(one[:-1]) for one in wanted
+    )
 
 
 @dataclass

@@ -184,6 +184,8 @@ class Vocabulary:
         for _, word in candidates:
             if not word.series.endswith("_created"):
                 best[word.metric] = min(word.rank, best.get(word.metric, word.rank))
+        # A counter may be spelled as the count of a histogram, which needs its buckets only.
+        candidates.sort(key=lambda pair: not pair[1].series.endswith("_count"))
         return {name: word for name, word in candidates if best.get(word.metric) == word.rank}
 
     def labels(self, family: str, labels: Mapping[str, str]) -> dict[str, str]:
@@ -245,8 +247,12 @@ def load_vocabulary(folder: Path = FOLDER) -> Vocabulary:
 def _check(where: str, name: str, metric: Metric) -> None:
     if metric.type == "counter" and not name.endswith("_total"):
         raise CatalogueError(f"{where}: a counter of ours ends in '_total'; call it {name}_total")
-    for one in metric.names or (name,):
+    for rank, one in enumerate(metric.names or (name,)):
         spelling = Spelling(name=one) if isinstance(one, str) else one
+        if rank and spelling.name == name:
+            raise CatalogueError(
+                f"{where}: our own name can be its first spelling only; call the metric otherwise"
+            )
         if _NAME.fullmatch(spelling.name) is None:
             raise CatalogueError(
                 f"{where}: {spelling.name!r} is no metric name; use letters, digits, '_' and ':'"
