@@ -1,8 +1,20 @@
-"""Policy for all tests: a skip names what is missing, and where nothing may be missing it fails."""
+"""Policy for all tests: a skip names what is missing, and where nothing may be missing it fails.
+
+How many worlds the arithmetic is tried in: ``JOBMETER_TRUTH_EXAMPLES`` (tests/analysis/truth.py).
+"""
 
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "truth",
+    max_examples=int(os.environ.get("JOBMETER_TRUTH_EXAMPLES", "300")),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    database=None,
+)
 
 NO_SKIPS = os.environ.get("JOBMETER_NO_SKIPS") == "1"
 
