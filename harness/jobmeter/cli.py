@@ -222,6 +222,51 @@ def analyze_command(
         )
 
 
+@app.command("export")
+def export_command(
+    to: Annotated[Path, typer.Option("--to", metavar="FILE", help="The Parquet file to write.")],
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="A run or attempt folder.")
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--source",
+            metavar="FOLDER|URL|FILE",
+            help="Instead of RUN: a Prometheus data folder, a live Prometheus, an export.",
+        ),
+    ] = None,
+    phase: Annotated[str | None, typer.Option("--phase", help="Only this phase.")] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(help="Start of a window: epoch seconds or ISO 8601 with zone."),
+    ] = None,
+    end: Annotated[str | None, typer.Option(help="End of that window.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write the raw samples of a recording into a Parquet file.
+
+    Everything by default; of a phase or a window also five minutes on both sides.
+    """
+    if phase and (start or end):
+        raise SpecError("--phase and --start/--end exclude each other; give one of them")
+    if (run is None) == (source is None):
+        raise SpecError("give a run folder, or --source with a recording; one of them")
+    if source is not None and phase:
+        raise SpecError("--source has no phases; give --start and --end")
+    window = _window(start, end)
+    from jobmeter_analysis.sources import export, open_source, parquet
+
+    if source is not None:
+        origin = parquet.Origin(_without_password(source), window)
+        done = export.export(open_source(source), to, origin, force=force)
+    elif run is not None:
+        done = export.export_attempt(*_find(run), to, window, phase, force=force)
+    for problem in done.problems:
+        _say(problem)
+    typer.echo(f"{done.samples} samples of {done.series} series in {to}")
+
+
 @app.command(
     "exporter",
     context_settings={

@@ -186,7 +186,7 @@ class PrometheusServer:
             raise RecordingError(
                 f"{self._base}: no answer within {self.timeout_s:g} s; is the server overloaded?"
             ) from cause
-        except httpx.HTTPError as cause:
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as cause:
             raise RecordingError(
                 f"{self._base}: cannot be reached ({cause}); is this the right host and port?"
             ) from cause
