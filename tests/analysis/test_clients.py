@@ -204,6 +204,17 @@ def test_a_run_that_measured_nothing_has_no_latencies(tmp_path):
     assert not any("_seconds_" in kpi for kpi in numbers)
 
 
+def test_a_file_of_an_older_vllm(tmp_path):
+    data = loaded("vllm-bench/summary.json") | {"completed": 298}
+    data["request_goodput:"] = data.pop("request_goodput")  # with a colon until mid 2025
+    for key in ("failed", "latencies", "queue_times", "max_concurrent_requests"):
+        del data[key]
+    numbers = values(written(tmp_path, data))
+    assert numbers["request_errors_total"] == 2
+    assert numbers["goodput_requests_per_second"] == 14.066604846902214
+    assert "concurrency_max" not in numbers
+
+
 def test_several_benchmarks_in_one_report_are_refused(tmp_path):
     data = loaded("guidellm/benchmarks.json")
     data["benchmarks"] *= 3

@@ -48,7 +48,7 @@ def parse(data: Mapping[str, object]) -> ClientResults:
     failed = data.get("failed")
     prompts, completed = as_number(data.get("num_prompts")), as_number(data.get("completed"))
     if failed is None and prompts is not None and completed is not None:
-        failed = prompts - completed  # vLLM before 0.11.1 does not say it itself
+        failed = prompts - completed  # older versions do not say it themselves
     found.add("request_errors_total", failed, "requests that failed")
     found.add(
         "prompt_tokens_total", data.get("total_input_tokens"), "prompt tokens of completed requests"
