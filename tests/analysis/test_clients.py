@@ -206,7 +206,7 @@ def test_a_run_that_measured_nothing_has_no_latencies(tmp_path):
 
 def test_a_file_of_an_older_vllm(tmp_path):
     data = loaded("vllm-bench/summary.json") | {"completed": 298}
-    data["request_goodput:"] = data.pop("request_goodput")  # with a colon until mid 2025
+    data["request_goodput:"] = data.pop("request_goodput")  # with a colon, once
     for key in ("failed", "latencies", "queue_times", "max_concurrent_requests"):
         del data[key]
     numbers = values(written(tmp_path, data))

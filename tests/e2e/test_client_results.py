@@ -148,3 +148,23 @@ def test_results_that_cannot_be_kept_do_not_fail_the_job(started, tmp_path):
     assert child.returncode == 0, stderr
     (event,) = result_events(attempt_of(tmp_path))
     assert event["why"] == "cannot be copied; see logs/results.log"
+
+
+@pytest.mark.cluster
+def test_a_cancelled_slurm_job_keeps_what_its_client_wrote(user):
+    """Slurm's TERM reaches the client and the script at once; the file name holds the job's id."""
+    run = user.submit(
+        "client.yaml",
+        "phases:\n"
+        "  - name: bench\n"
+        "    run: |\n"
+        "      trap 'echo partial >bench-$SLURM_JOB_ID.json; exit 0' TERM\n"
+        "      while :; do sleep 0.1; done\n"
+        "    results: 'bench-$SLURM_JOB_ID.json'\n",
+    )
+    run.wait_for_event("phase_start", phase="bench")
+    user.cluster.run("scancel", run.job_id)
+    run.wait_for_end()
+    (event,) = result_events(run.attempt)
+    assert (event["event"], event["bytes"]) == ("results_copied", 8)
+    assert contents(run.attempt) == {f"bench/bench-{run.job_id}.json": "partial\n"}
