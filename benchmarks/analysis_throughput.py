@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import recording
@@ -15,15 +16,19 @@ from tables import progress, spread, table
 
 from jobmeter.paths import AttemptPaths
 
-JOBMETER, HTTP, DUMP = (
+JOBMETER, READING, HTTP, DUMP = (
     "jobmeter, samples to KPI table",
+    "jobmeter, to arrays",
     "HTTP JSON, to arrays",
     "promtool tsdb dump",
 )
 
 
-def measure(nodes: int, cpus: int, hours: float, repeats: int) -> str:
-    """Take every route ``repeats`` times, one after the other, from the log and from blocks."""
+def measure(nodes: int, cpus: int, hours: float, repeats: int, *, alone: bool = False) -> str:
+    """Take every route ``repeats`` times, one after the other, from the log and from blocks.
+
+    ``alone`` leaves out the other routes, which take minutes for a large recording.
+    """
     with tempfile.TemporaryDirectory(prefix="jobmeter-benchmark-", dir="/var/tmp") as name:
         made = recording.make(Path(name), nodes, cpus, hours)
         text = (
@@ -32,25 +37,32 @@ def measure(nodes: int, cpus: int, hours: float, repeats: int) -> str:
         )
         for form, attempt in (("log", made.log), ("blocks", made.blocks)):
             text += f"\nRecorded as {form} ({_size(attempt.tsdb) / 1e6:.0f} MB):\n\n"
-            text += _one_form(Path(name), made, attempt, form, repeats)
+            text += _one_form(Path(name), made, attempt, form, repeats, alone=alone)
     return text
 
 
-def _one_form(folder: Path, made: Synthetic, attempt: AttemptPaths, form: str, repeats: int) -> str:
-    # Prometheus writes to its folder, so it gets a copy.
-    copy = shutil.copytree(attempt.tsdb, folder / f"copy-{form}")
-    wanted = routes.chunks(attempt.tsdb, made.run, attempt)
-    passages: dict[str, list[Passed]] = {JOBMETER: [], HTTP: [], DUMP: []}
+def _one_form(
+    folder: Path, made: Synthetic, attempt: AttemptPaths, form: str, repeats: int, *, alone: bool
+) -> str:
+    wanted = routes.asked(made.run, attempt)
+    taken: dict[str, Callable[[], Passed]] = {
+        JOBMETER: lambda: routes.alone(routes.by_jobmeter, made.run, attempt),
+        READING: lambda: routes.alone(routes.by_reading, attempt.tsdb, wanted),
+    }
+    if not alone:
+        # Prometheus writes to its folder, so it gets a copy.
+        copy = shutil.copytree(attempt.tsdb, folder / f"copy-{form}")
+        chunks, begin_ms, end_ms = wanted.chunks, made.begin_ms, made.end_ms
+        taken[HTTP] = lambda: routes.alone(routes.by_http, copy, chunks, begin_ms, end_ms)
+        taken[DUMP] = lambda: routes.alone(routes.by_dump, attempt.tsdb, chunks)
+    passages: dict[str, list[Passed]] = {name: [] for name in taken}
     for number in range(repeats):
-        passages[JOBMETER].append(routes.alone(routes.by_jobmeter, made.run, attempt))
-        passages[HTTP].append(
-            routes.alone(routes.by_http, copy, wanted, made.begin_ms, made.end_ms)
-        )
-        passages[DUMP].append(routes.alone(routes.by_dump, attempt.tsdb, wanted))
+        for name, take in taken.items():
+            passages[name].append(take())
         last = {name: f"{passed[-1].seconds:.2f} s" for name, passed in passages.items()}
         progress(f"analysis of {form}: {number + 1} of {repeats}: {last}")
     _check(passages)
-    return _tables(passages, len(wanted))
+    return _tables(passages, made.samples, len(wanted.chunks))
 
 
 def _check(passages: dict[str, list[Passed]]) -> None:
@@ -62,32 +74,43 @@ def _check(passages: dict[str, list[Passed]]) -> None:
         raise RuntimeError(f"the routes saw different samples: {counts}, {set(totals)}")
 
 
-def _tables(passages: dict[str, list[Passed]], requests: int) -> str:
-    ours, http, dump = (passages[name] for name in (JOBMETER, HTTP, DUMP))
+def _tables(passages: dict[str, list[Passed]], recorded: int, requests: int) -> str:
+    ours, reading = passages[JOBMETER], passages[READING]
     samples = ours[0].samples
     seconds = {
         JOBMETER: [one.seconds for one in ours],
-        "… of which reading": [one.read_s for one in ours],
-        "HTTP JSON to arrays, server ready": [one.seconds for one in http],
-        "… and starting that server": [one.seconds + one.start_s for one in http],
-        DUMP: [one.seconds for one in dump],
+        READING: [one.seconds for one in reading],
     }
+    if HTTP in passages:
+        http = passages[HTTP]
+        seconds["HTTP JSON to arrays, server ready"] = [one.seconds for one in http]
+        seconds["… and starting that server"] = [one.seconds + one.start_s for one in http]
+        seconds[DUMP] = [one.seconds for one in passages[DUMP]]
     throughput = [
         (name, *spread([samples / one / 1e6 for one in values])) for name, values in seconds.items()
     ]
+    text = table((f"million samples/s ({samples:,} wanted)", "min", "median", "max"), throughput)
     ratios = [
         (name, *spread(_ratios(values, seconds[JOBMETER]), 1))
         for name, values in list(seconds.items())[2:]
     ]
-    return (
-        table((f"million samples/s ({samples:,} wanted)", "min", "median", "max"), throughput)
-        + "\n"
-        + table(("jobmeter is so many times as fast as", "min", "median", "max"), ratios)
-        + f"\njobmeter: {ours[0].rows:,} rows, {spread(seconds[JOBMETER])[1]} s, "
-        f"{max(one.peak_bytes for one in ours) / 2**20:.0f} MiB at the most; "
-        f"HTTP: {requests} requests, client "
-        f"{max(one.peak_bytes for one in http) / 2**20:.0f} MiB.\n"
+    if ratios:
+        text += "\n" + table(
+            ("jobmeter is so many times as fast as", "min", "median", "max"), ratios
+        )
+    text += (
+        f"\njobmeter: {ours[0].rows:,} rows, {spread(seconds[JOBMETER])[1]} s, "
+        f"{_peak_mib(ours)} MiB at the most; reading alone {spread(seconds[READING])[1]} s "
+        f"({recorded / min(seconds[READING]) / 1e6:.1f} million recorded samples/s at the best), "
+        f"{_peak_mib(reading)} MiB"
     )
+    if HTTP in passages:
+        text += f"; HTTP: {requests} requests, client {_peak_mib(passages[HTTP])} MiB"
+    return f"{text}.\n"
+
+
+def _peak_mib(passed: list[Passed]) -> str:
+    return f"{max(one.peak_bytes for one in passed) / 2**20:.0f}"
 
 
 def _ratios(theirs: list[float], ours: list[float]) -> list[float]:

@@ -1,9 +1,10 @@
 """A recording like that of a long job on many nodes, with the stack's own series.
 
 A short real run on this machine gives the expositions. Their series, repeated for every node and
-given values that move, are sent to a real Prometheus, one request per scrape interval, so that its
-log has the shape that scrapes give it: many series at one time. What it then holds is kept twice,
-as the log (what a job of up to two or three hours leaves) and as blocks (what a longer one leaves).
+given values that move, are sent to a real Prometheus, one request per target and interval, so that
+its log has the shape that scrapes give it: the series of a target in one record. What it then holds
+is kept twice, as the log (what a job of up to two or three hours leaves) and as blocks (what a
+longer one leaves).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,15 +78,16 @@ def make(folder: Path, nodes: int, cpus: int, hours: float) -> Synthetic:
     pattern = _pattern(folder / "pattern")
     targets = tuple(_targets(pattern, nodes, cpus))
     run_id = read_manifest(pattern.manifest).run_id
-    labels = [
-        _stored(target, name, own, run_id) for target in targets for name, own, _ in target.series
+    of_targets = [
+        [_stored(target, name, own, run_id) for name, own, _ in target.series] for target in targets
     ]
+    labels = [one for of_target in of_targets for one in of_target]
     first = np.array([value for target in targets for _, _, value in target.series])
     steps = round(hours * 3_600_000 / INTERVAL_MS)
     values = Values([one["__name__"] for one in labels], first)
     run = RunPaths(folder / run_id)
     log, blocks = run.attempt("1"), run.attempt("2")
-    _record(folder / "server", log, blocks, Requests(labels), values, steps)
+    _record(folder / "server", log, blocks, list(map(Requests, of_targets)), values, steps)
     end_ms = BEGIN_MS + (steps - 1) * INTERVAL_MS
     _describe(pattern, run, nodes)
     for attempt in (log, blocks):
@@ -172,17 +174,24 @@ def _record(
     server: Path,
     log: AttemptPaths,
     blocks: AttemptPaths,
-    requests: Requests,
+    requests: Sequence[Requests],
     values: Values,
     steps: int,
 ) -> None:
-    """Send everything to a Prometheus and keep its log and a snapshot of it as blocks."""
+    """Send everything to a Prometheus and keep its log and a snapshot of it as blocks.
+
+    A target is a request, which Prometheus logs as it logs a scrape: in one record.
+    """
     for attempt in (log, blocks):
         attempt.attempt.mkdir(parents=True)
     with running(server, "--web.enable-remote-write-receiver", "--web.enable-admin-api") as http:
         for step in range(steps):
-            body = requests.body(BEGIN_MS + step * INTERVAL_MS, values.at(step))
-            http.post("/api/v1/write", content=body, headers=requests.headers).raise_for_status()
+            at, now = BEGIN_MS + step * INTERVAL_MS, values.at(step)
+            first = 0
+            for one in requests:
+                body = one.body(at, now[first : first + one.series])
+                first += one.series
+                http.post("/api/v1/write", content=body, headers=one.headers).raise_for_status()
         answer = http.post("/api/v1/admin/tsdb/snapshot").raise_for_status().json()
     (server / "snapshots" / answer["data"]["name"]).rename(blocks.tsdb)
     (blocks.tsdb / "wal").mkdir()  # promtool wants one

@@ -39,6 +39,7 @@ class Requests:
             body += _field(1, series)
             times.append(len(body) - TIME_BYTES)
             values.append(len(body) - TIME_BYTES - 1 - 8)
+        self.series = len(labels)
         self._body = np.frombuffer(bytes(body), np.uint8).copy()
         self._values = np.array(values)[:, None] + np.arange(8)
         self._times = np.array(times)[:, None] + np.arange(TIME_BYTES)

@@ -19,8 +19,10 @@ import numpy as np
 from prometheus_server import running
 
 from jobmeter.paths import AttemptPaths, RunPaths
+from jobmeter.window import Window
 from jobmeter_analysis.engine import analyze_attempt
-from jobmeter_analysis.recording import PrometheusFolder, Selector, Series
+from jobmeter_analysis.recording import Selector, Series
+from jobmeter_analysis.sources.prometheus_folder import PrometheusFolder
 
 SAMPLES_PER_ANSWER = 250_000
 """About 6 MB of JSON; smaller and larger answers were not faster."""
@@ -57,14 +59,17 @@ class _Timed:
         self._folder = folder
         self.read_s = 0.0
         self.series: list[Series] = []
+        self.selectors: tuple[Selector, ...] = ()
+        self.span: Window | None = None
 
     @property
     def problems(self) -> tuple[str, ...]:
         return self._folder.problems
 
-    def select(self, selectors: Sequence[Selector]) -> list[Series]:
+    def select(self, selectors: Sequence[Selector], span: Window | None = None) -> list[Series]:
+        self.selectors, self.span = tuple(selectors), span
         began = time.perf_counter()
-        self.series = self._folder.select(selectors)
+        self.series = self._folder.select(selectors, span)
         self.read_s = time.perf_counter() - began
         return self.series
 
@@ -89,12 +94,35 @@ def by_jobmeter(run: RunPaths, attempt: AttemptPaths) -> Passed:
     return Passed(seconds, recording.read_s, samples, total, _peak_bytes(), rows)
 
 
-def chunks(tsdb: Path, run: RunPaths, attempt: AttemptPaths) -> list[Chunk]:
-    """Return requests that together ask for what the analysis reads."""
-    recording = _Timed(PrometheusFolder(tsdb))
+@dataclass(frozen=True)
+class Asked:
+    """What the analysis asks a recording for, and requests that ask a server for the same."""
+
+    selectors: tuple[Selector, ...]
+    span: Window | None
+    chunks: tuple[Chunk, ...]
+
+
+def asked(run: RunPaths, attempt: AttemptPaths) -> Asked:
+    """Return what the analysis of an attempt reads."""
+    recording = _Timed(PrometheusFolder(attempt.tsdb))
     analyze_attempt(run, attempt, recording=recording)
+    return Asked(recording.selectors, recording.span, tuple(_chunks(recording.series)))
+
+
+def by_reading(tsdb: Path, wanted: Asked) -> Passed:
+    """From the folder to arrays, as the analysis has them done."""
+    recording = PrometheusFolder(tsdb)
+    began = time.perf_counter()
+    series = recording.select(wanted.selectors, wanted.span)
+    seconds = time.perf_counter() - began
+    samples, total = _seen([one.values for one in series])
+    return Passed(seconds, seconds, samples, total, _peak_bytes())
+
+
+def _chunks(series: Sequence[Series]) -> list[Chunk]:
     by_metric: dict[str, dict[str, int]] = {}
-    for one in recording.series:
+    for one in series:
         by_node = by_metric.setdefault(one.name, {})
         node = one.labels["node"]
         by_node[node] = by_node.get(node, 0) + one.values.size

@@ -38,7 +38,9 @@ def main() -> None:
     if "analysis" in parts:
         import analysis_throughput
 
-        text = analysis_throughput.measure(given.nodes, given.cpus, given.hours, given.repeats)
+        text = analysis_throughput.measure(
+            given.nodes, given.cpus, given.hours, given.repeats, alone=given.alone
+        )
         sections.append(f"### Throughput of the analysis\n\n{text}")
     result = "\n".join(sections)
     print(result)
@@ -120,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--cpus", type=int, default=32, help="CPUs of each of these nodes (analysis)")
     add("--hours", type=float, default=1.0, help="length of the recording (analysis)")
     add("--repeats", type=int, default=3, help="runs of each route (analysis)")
+    add("--alone", action="store_true", help="without the other routes, which are slow (analysis)")
     return parser
 
 
