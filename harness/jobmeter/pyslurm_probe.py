@@ -33,6 +33,7 @@ JOB_ATTRIBUTES = (
     "num_nodes",
     "nodelist",
     "failed_node",
+    "requeue_count",
     "cpus",
     "partition",
     "qos",

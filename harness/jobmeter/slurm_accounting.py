@@ -41,8 +41,8 @@ PYSLURM_LIMIT_S = 5.0
 _SKEW_S = 300
 """Two clocks of a cluster cannot differ by more, or munge refuses to work."""
 
-_EARLY_S = 2
-"""How far a node's clock may be behind and a start still be told from the one before."""
+_JITTER_S = 2
+"""How far they differ where they are kept in step, and whole seconds are cut off."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,12 @@ class Start:
     restart: int | None = 0
     at_s: float | None = None
 
-    def within(self, start_s: int | None, end_s: int | None) -> bool:
-        """Whether something that ran in this time can be what we mean."""
+    def within(self, start_s: int | None, end_s: int | None, clocks_s: float) -> bool:
+        """Whether something that ran in this time can be what we mean, by clocks that differ."""
         if self.at_s is None or start_s is None:
             return True
-        return start_s <= self.at_s + _SKEW_S and (end_s is None or end_s >= self.at_s - _SKEW_S)
+        ended = end_s is not None and end_s < self.at_s - clocks_s
+        return start_s <= self.at_s + clocks_s and not ended
 
 
 # --- sacct ----------------------------------------------------------------------------------------
@@ -218,18 +219,21 @@ def _records(stdout: str, job_id: str) -> list[_Record]:
 
 
 def _chosen(records: Sequence[_Record], wanted: Start) -> _Record | None:
-    if wanted.at_s is not None:
-        at_s = wanted.at_s
-        near = [r for r in records if wanted.within(r.start_s, r.end_s)]
-        begun = [r for r in near if r.start_s is not None and r.start_s <= at_s + _EARLY_S]
-        # Its latest start that was not after the script's own; else the least of a contradiction.
-        return begun[-1] if begun else next(iter(near), None)
+    """Return the start that the count says, unless the time of the script contradicts."""
     if wanted.restart is None:
-        return records[-1] if records else None
-    numbered = [r for r in records if r.job.get("Restarts") == str(wanted.restart)]
-    if numbered:
-        return numbered[-1]
-    return records[wanted.restart] if wanted.restart < len(records) else None
+        counted = records[-1] if records else None
+    else:
+        numbered = [r for r in records if r.job.get("Restarts") == str(wanted.restart)]
+        there = numbered or records[wanted.restart : wanted.restart + 1]
+        counted = there[-1] if there else None
+    if wanted.at_s is None:
+        return counted
+    if counted is not None and wanted.within(counted.start_s, counted.end_s, _JITTER_S):
+        return counted
+    # Old records may have been purged, and numbers used again: the latest start before the script.
+    near = [r for r in records if wanted.within(r.start_s, r.end_s, _SKEW_S)]
+    begun = [r for r in near if r.start_s is not None and r.start_s <= wanted.at_s + _JITTER_S]
+    return begun[-1] if begun else next(iter(near), None)
 
 
 def _is_final(state: str, end_s: int | None, qos: str) -> bool:
@@ -295,7 +299,7 @@ def accounting_from_scontrol(stdout: str, wanted: Start) -> JobAccounting | None
     start_s = epoch_from(job.get("StartTime", ""))
     end_s = epoch_from(job.get("EndTime", ""))
     restarts = count_from(job.get("Restarts", ""))
-    if wanted.restart not in (None, restarts) or not wanted.within(start_s, end_s):
+    if wanted.restart not in (None, restarts) or not wanted.within(start_s, end_s, _SKEW_S):
         return None
     final = state in FINAL_STATES and end_s is not None
     code, signal = exit_from(job.get("ExitCode", ""), state)
@@ -382,8 +386,9 @@ def accounting_from_pyslurm(stdout: str, wanted: Start) -> JobAccounting | None:
         return None
     start_s, end_s = _integer(job, "start_time"), _integer(job, "end_time")
     state = state_from(str(job.get("state") or ""))
-    too_late = wanted.at_s is None or start_s is None or start_s > wanted.at_s + _EARLY_S
-    if too_late or not wanted.within(start_s, end_s):
+    another = job.get("requeue_count", wanted.restart) != wanted.restart
+    too_late = wanted.at_s is None or start_s is None or start_s > wanted.at_s
+    if another or too_late or not wanted.within(start_s, end_s, _SKEW_S):
         return None
     steps = tuple(_pyslurm_step(step) for step in job.get("steps", ()))
     batch: Mapping[str, Any] = next(

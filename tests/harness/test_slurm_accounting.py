@@ -163,7 +163,6 @@ def test_each_start_of_a_requeued_job_is_its_own():
     ("script_began", "state"),
     [
         (1795379779.4, "REQUEUED"),  # four seconds before the next start
-        (1795379781.5, "FAILED"),  # the node's clock is behind
         (1795379783.9, "FAILED"),
         (1795379778.0, "REQUEUED"),  # it is behind the first start too
         (1795379790.0, "FAILED"),  # or ahead of the end
@@ -174,6 +173,12 @@ def test_the_time_of_the_script_tells_the_starts_apart(script_began, state):
     for restart in (0, 1, 7):
         job = accounting_from_sacct(SACCT, Start("11", restart, script_began))
         assert job.state == state
+
+
+def test_the_count_tells_starts_apart_that_follow_within_the_jitter_of_clocks():
+    text = "JobID|State|Start|End\n7|REQUEUED|100|101\n7|FAILED|102|109\n"
+    assert accounting_from_sacct(text, Start("7", 0, 100.2)).state == "REQUEUED"
+    assert accounting_from_sacct(text, Start("7", 1, 102.3)).state == "FAILED"
 
 
 def test_another_job_with_the_same_number_is_not_ours():
@@ -373,6 +378,8 @@ def test_pyslurm_knows_the_last_start_only():
     earlier = Start("1", 0, 1795378551 - 60.0)
     assert accounting_from_pyslurm(pyslurm_says(), earlier) is None
     assert accounting_from_pyslurm(pyslurm_says(start_time=None), FIRST) is None
+    assert accounting_from_pyslurm(pyslurm_says(requeue_count=1), FIRST) is None
+    assert accounting_from_pyslurm(pyslurm_says(requeue_count=0), FIRST) is not None
 
 
 def test_pyslurm_finds_the_task_of_an_array():
