@@ -7,7 +7,7 @@ at all is an error.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from jobmeter.manifest import RunManifest, read_manifest
 from jobmeter.paths import AttemptPaths, RunPaths
 from jobmeter.window import Phase, job_window, phases_from
 from jobmeter_analysis.catalogue import Catalogue, metrics_of
+from jobmeter_analysis.clients import ClientNumber, client_rows
 from jobmeter_analysis.readings import PROCESS_START
 from jobmeter_analysis.recording import NO_SAMPLE, PrometheusFolder, Recording, Selector, Series
 from jobmeter_analysis.targets import (
@@ -59,6 +60,7 @@ class Attempt:
         skewed: Nodes whose clock differs from that of the first node by more than a second.
         problems: What could not be read, in words.
         recording_usable: Whether the recording could be read without loss.
+        clients: By phase, what the load generators measured themselves.
     """
 
     manifest: RunManifest
@@ -74,6 +76,7 @@ class Attempt:
     skewed: frozenset[str]
     problems: tuple[str, ...]
     recording_usable: bool
+    clients: Mapping[str, Sequence[ClientNumber]] = field(default_factory=dict)
 
     @property
     def local(self) -> bool:
@@ -125,6 +128,9 @@ def read_attempt(
         for name, builder in builders.items()
     )
     last_fact = _last_fact_ms(log, targets)
+    phases = phases_from(log.events, last_fact)
+    clients = {phase.name: client_rows(attempt, phase.name) for phase in phases}
+    client_problems = [problem for _, problems in clients.values() for problem in problems]
     return Attempt(
         manifest=manifest,
         name=attempt.name,
@@ -132,13 +138,14 @@ def read_attempt(
         nodes=nodes,
         nodes_known=nodes_known,
         targets=targets,
-        phases=phases_from(log.events, last_fact),
+        phases=phases,
         whole=job_window(log.events, last_fact),
         last_fact_ms=last_fact,
         accounting=read_accounting(attempt.accounting),
         skewed=_skewed(log).union(skewed(offsets)),
-        problems=(*problems, *edge_problems, *recording_problems),
+        problems=(*problems, *edge_problems, *recording_problems, *client_problems),
         recording_usable=not recording_problems,
+        clients={name: rows for name, (rows, _) in clients.items()},
     )
 
 

@@ -76,35 +76,32 @@ def rendered(
 
 RUNTIME_COUNTERS = ("process_", "python_", "go_")
 """What client libraries count of their own process; nothing that a payload set out to count."""
+DERIVED = ("_score_ratio",)
+"""Ends of names of what the comparison of entities adds."""
+CLIENT = "client"
+"""What entities begin with that measured from outside."""
 
 
 def brief(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the rows worth a terminal.
 
-    The catalogue's brief KPIs, and the payload's counters of which no KPI is made; sums instead of
-    their parts where one node or one component adds nothing; of the whole attempt only what no
-    phase has.
+    The catalogue's brief KPIs, and the payload's counters of which no KPI is made; the sum instead
+    of its parts, or the part where there is one only; of the whole attempt what no phase has.
     """
     kpis = {name: kpi for group in load_catalogue().values() for name, kpi in group.kpis.items()}
-    used = {metric for kpi in kpis.values() for metric in kpi.metrics}
-    own = {
-        name
-        for name in frame["kpi"].unique()
-        if name not in kpis and name not in used and not name.startswith(RUNTIME_COUNTERS)
-    }
-    named = own | {name for name, kpi in kpis.items() if kpi.brief}
-    frame = frame[frame["kpi"].isin(named)]
+    named = {name for name, kpi in kpis.items() if kpi.brief}
+    own = ~frame["kpi"].isin(list(kpis)) & (frame["scope"] == "service")
+    own &= ~frame["kpi"].str.startswith(RUNTIME_COUNTERS) & ~frame["kpi"].str.endswith(DERIVED)
+    frame = frame[own | frame["kpi"].isin(list(named))]
     in_phases = set(frame.loc[frame["phase"] != JOB, "kpi"]) - {"phase_seconds"}
     frame = frame[(frame["phase"] != JOB) | ~frame["kpi"].isin(in_phases)]
-    scopes = frame.groupby("kpi")["scope"].agg(set).to_dict()
-    single = frame.loc[frame["scope"] == "node", "entity"].nunique() == 1
-    part = [
-        (scope == "service" and "node" in scopes[kpi])
-        or (scope == "node" and "job" in scopes[kpi] and single)
-        for kpi, scope in zip(frame["kpi"], frame["scope"], strict=True)
-    ]
-    whole: pd.DataFrame = frame.loc[[not is_part for is_part in part]]
-    return whole
+    shown = frame["entity"].str.startswith(CLIENT)
+    for _, rows in frame[~shown].groupby(["phase", "kpi"], sort=False):
+        parts = rows[rows["scope"] == rows["scope"].iloc[0]]
+        whole = parts if len(parts) == 1 else rows[rows["scope"] == rows["scope"].iloc[-1]]
+        shown[whole.index] = True
+    whole_frame: pd.DataFrame = frame.loc[shown]
+    return whole_frame
 
 
 def without_number(frame: pd.DataFrame) -> str:

@@ -13,7 +13,7 @@ from jobmeter.paths import AttemptPaths, RunPaths
 from jobmeter.window import JOB, Phase, Window
 from jobmeter_analysis.attempt import Attempt, read_attempt
 from jobmeter_analysis.catalogue import ATTEMPT, Catalogue, Group, Kpi, load_catalogue
-from jobmeter_analysis.entities import Entity, cpus_of_job, entities_of, grouped
+from jobmeter_analysis.entities import Entity, cpus_of_job, entities_of, grouped, unknown_to
 from jobmeter_analysis.estimate import (
     ACCOUNTING_MISSING,
     CLOCK_SKEW,
@@ -25,6 +25,7 @@ from jobmeter_analysis.estimate import (
     WINDOW_NOT_BRACKETED,
     Estimate,
     exact,
+    minus,
     reason_text,
     unavailable,
 )
@@ -154,6 +155,7 @@ class _Phase:
         self._phase = phase
         self._scene = Scene(phase)
         self._cpus = cpus_of_job(known.targets)
+        self._unknown = unknown_to(catalogue, known.targets)
         self._numbers: dict[tuple[str, str, str], Estimate] = {}
 
     def rows(self) -> Iterator[Row]:
@@ -166,6 +168,7 @@ class _Phase:
             else:
                 yield from self._of_targets(group)
             yield from self._of_formulas(group)
+        yield from self._of_clients()
         if self._phase.name != JOB or not self._known.phases:
             yield from self._counters()
 
@@ -204,7 +207,7 @@ class _Phase:
         return exact(float(value), 0, f"{said.source}: {said.state}")
 
     def _of_targets(self, group: Group) -> Iterator[Row]:
-        entities = list(entities_of(group, self._known.targets, self._cpus))
+        entities = list(entities_of(group, self._known.targets, self._unknown, self._cpus))
         for name, kpi in group.kpis.items():
             if kpi.metric is None or not entities:
                 continue
@@ -275,6 +278,16 @@ class _Phase:
             if found is not None:
                 numbers[name] = found
         return numbers
+
+    def _of_clients(self) -> Iterator[Row]:
+        """Give what the clients of the phase measured, and how far the servers' numbers are."""
+        for said in self._known.clients.get(self._phase.name, ()):
+            number = exact(said.value, 0, f"client: {said.tool}")
+            yield self._row(said.kpi, said.unit, "job", said.entity, number)
+            server = self._numbers.get((said.kpi, "job", JOB))
+            if server is not None and server.available:
+                name = f"{said.kpi}_client_minus_server"
+                yield self._row(name, said.unit, "job", said.entity, minus(number, server))
 
     def _counters(self) -> Iterator[Row]:
         """Give every counter of the payload that no group knows, its label sets summed up."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from jobmeter.window import JOB
-from jobmeter_analysis.catalogue import JOB_CPUS, Group
+from jobmeter_analysis.catalogue import JOB_CPUS, Catalogue, Group
 from jobmeter_analysis.subjects import Subject
 from jobmeter_analysis.targets import Target
 
@@ -36,20 +36,30 @@ class Entity:
         return any(subject.has(name) for subject in self.subjects for name in names)
 
 
+def unknown_to(catalogue: Catalogue, targets: Sequence[Target]) -> Sequence[Target]:
+    """Return the endpoints of the payload of which no group knows anything."""
+    payload = [target for target in targets if target.kind == "payload"]
+    return [one for one in payload if not any(_has(group, one) for group in catalogue.values())]
+
+
 def entities_of(
-    group: Group, targets: Sequence[Target], cpus: Mapping[str, frozenset[str]]
+    group: Group,
+    targets: Sequence[Target],
+    unknown: Sequence[Target],
+    cpus: Mapping[str, frozenset[str]],
 ) -> Iterator[Entity]:
     """Yield the entities of ``group``, in the order of the targets.
 
     Args:
         group: With services that are expected, and metrics by which others are found.
         targets: All of the attempt.
+        unknown: Those that no group knows.
         cpus: By node, the CPUs that the job was given.
     """
     chosen = [target for target in targets if _has(group, target)]
     known = bool(chosen)
     if not chosen and group.fallback:
-        chosen = [target for target in targets if target.kind == "payload"]
+        chosen = list(unknown)
     for target in chosen:
         of_node = cpus.get(target.name.node)
         if not group.by:

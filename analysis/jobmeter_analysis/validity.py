@@ -55,6 +55,7 @@ def validity(known: Attempt, phases: Sequence[Phase], table: pd.DataFrame) -> di
         "job_source": _job_sources(known.targets),
         "monitoring": _monitoring_cost(table),
         "slurm": asdict(known.accounting) if known.accounting else None,
+        "clients": _clients(known),
         "events": _events(known),
         "recording": _recording(known.targets),
         "checkpoint": _checkpoint(known),
@@ -181,6 +182,18 @@ def _monitoring_cost(table: pd.DataFrame) -> dict[str, dict[str, float]]:
     for entity, kpi, value in zip(rows["entity"], rows["kpi"], rows["value"], strict=True):
         cost.setdefault(str(entity), {})[str(kpi)] = float(value)
     return cost
+
+
+def _clients(known: Attempt) -> dict[str, list[dict[str, str]]]:
+    """Return by phase what exactly the numbers of its clients are numbers of."""
+    return {
+        phase: [
+            {"kpi": n.kpi, "client": n.tool, "file": n.file, "definition": n.definition}
+            for n in numbers
+        ]
+        for phase, numbers in known.clients.items()
+        if numbers
+    }
 
 
 def _events(known: Attempt) -> dict[str, Any]:
