@@ -116,6 +116,7 @@ def _manifest(prepared: Prepared) -> RunManifest:
         job_file_sha256=hashlib.sha256(prepared.job_file.encode()).hexdigest(),
         git_commit=_git_commit(),
         jobmeter_version=__version__,
+        workload=plan.workload,
     )
 
 

@@ -18,6 +18,7 @@ from jobmeter.quantities import duration_s
 from jobmeter.site import PortRange, Programs, SiteProfile
 from jobmeter.spec import JobSpec, Phase
 from jobmeter.templating import Names, ShellText, expand, quoted
+from jobmeter.workload import numbers_of
 
 USERNAME = "jobmeter"
 """User name of the run's basic authentication; only the password is secret."""
@@ -145,6 +146,7 @@ class Plan:
     payload_targets: tuple[PayloadTarget, ...]
     port_names: tuple[str, ...]
     phases: tuple[PlannedPhase, ...]
+    workload: Mapping[str, float]
     restarts: int = RESTARTS
     component_limit_s: int = COMPONENT_LIMIT_S
     close_limit_s: int = CLOSE_LIMIT_S
@@ -248,6 +250,7 @@ def make_plan(spec: JobSpec, site_name: str, site: SiteProfile, context: Context
         payload_targets=_payload_targets(spec, context),
         port_names=tuple(_port_variable(name) for name in spec.ports),
         phases=_phases(spec, context),
+        workload=numbers_of(spec.workload, spec.resources.nodes, spec.resources.gpus_per_node),
     )
 
 

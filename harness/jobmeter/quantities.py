@@ -1,6 +1,7 @@
-"""Times as people write them.
+"""Times and large numbers as people write them.
 
-``5s`` and ``250ms`` are ours; ``1-00:00:00`` and ``90`` (minutes) are Slurm's.
+``5s`` and ``250ms`` are ours; ``1-00:00:00`` and ``90`` (minutes) are Slurm's; ``8B`` and ``989T``
+are those of model cards and data sheets.
 """
 
 from __future__ import annotations
@@ -67,3 +68,24 @@ def slurm_time_s(text: str) -> int:
                 raise ValueError(f"{text!r} is no time at all; write at least 00:01:00")
             return seconds
     raise ValueError(f"{text!r} is not a time limit; write hours:minutes:seconds, as in '01:30:00'")
+
+
+_MULTIPLES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
+
+
+def large_number(text: str | float) -> float:
+    """Return a number above zero that may end in k, M, G or B (billion), T, P, E.
+
+    Raises:
+        ValueError: no number, another letter, or not above zero.
+
+    >>> large_number("7B"), large_number("989.5T"), large_number(3)
+    (7000000000.0, 989500000000000.0, 3.0)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*([kMGBTPE]?)\s*", str(text))
+    if match is None or float(match[1]) <= 0:
+        raise ValueError(
+            f"{text!r} is not a number above zero; write one that may end in k, M, B, T or P, "
+            "as in '7B'"
+        )
+    return float(match[1]) * _MULTIPLES[match[2]]

@@ -12,6 +12,7 @@ from jobmeter import strict
 from jobmeter.errors import SpecError
 from jobmeter.quantities import duration_s, slurm_time_s
 from jobmeter.window import JOB
+from jobmeter.workload import Workload
 
 OWN_SERVICES = ("node", "cgroup", "prometheus")
 """``service`` labels of our own stack; an endpoint of the payload needs another name."""
@@ -142,6 +143,7 @@ class JobSpec(strict.StrictModel):
     monitoring: Monitoring = Field(default_factory=Monitoring)
     ports: list[PortName] = Field(default_factory=list)
     metrics: dict[Name, Line] = Field(default_factory=dict)
+    workload: Workload = Field(default_factory=Workload)
     run: Command | None = None
     phases: list[Phase] = Field(default_factory=list)
 

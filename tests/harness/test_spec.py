@@ -91,6 +91,18 @@ WRONG = {
     ),
     "reserved phase": ("phases: [{name: job, run: x}]", "phases: 'job' means the whole job"),
     "key twice": ("run: x\nrun: y", "not readable as YAML: line 2: key 'run' is given twice"),
+    "both counts": (
+        "run: x\nworkload: {parameters: 7B, flops_per_token: 4.2e10}",
+        "workload: both 'parameters' and 'flops_per_token'; keep one of them",
+    ),
+    "half an attention": (
+        "run: x\nworkload: {parameters: 7B, layers: 32}",
+        "workload: layers without heads, head_size, sequence_length; add the missing",
+    ),
+    "no number": (
+        "run: x\nworkload: {parameters: seven}",
+        "'seven' is not a number above zero; write one that may end in k, M, B, T or P",
+    ),
     "no YAML": ("run: [x", "not readable as YAML: line "),
     "empty file": ("", "expected keys and values, found an empty file"),
     "a list": ("- run: x", "expected keys and values, found list"),
