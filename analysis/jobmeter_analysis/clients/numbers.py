@@ -89,7 +89,7 @@ def unit_of(kpi: str) -> str:
     ['seconds', 'tokens/s', '1']
     """
     if kpi.endswith("_per_second"):
-        return "tokens/s" if "tokens" in kpi else "requests/s"
+        return "tokens/s" if "tokens" in kpi else "1/s"
     if "_seconds" in kpi:
         return "seconds"
     return "tokens" if "_tokens_" in kpi else "1"
