@@ -63,11 +63,12 @@ def entities_of(
     for target in chosen:
         of_node = cpus.get(target.name.node)
         if not group.by:
-            name = target.name.node if group.scope == "node" else str(target.name)
+            node = target.name.node if group.scope == "node" else ""
+            name = node or str(target.name)
             yield Entity(name, (Subject(target, cpus=of_node),), known)
             continue
         for labels in _label_values(group, target):
-            name = str(group.entity).format(**dict(labels)) + f"@{target.name.node}"
+            name = f"{group.entity_name(dict(labels))}@{target.name.node}"
             yield Entity(name, (Subject(target, labels, of_node),), known)
 
 
@@ -81,7 +82,10 @@ def _has(group: Group, target: Target) -> bool:
 
 
 def _label_values(group: Group, target: Target) -> Sequence[tuple[tuple[str, str], ...]]:
-    """Return the values of the labels that tell the entities of a target apart, sorted."""
+    """Return the values of the labels that tell the entities of a target apart, sorted.
+
+    A label set that has none of them belongs to no entity.
+    """
     metrics = {metric for kpi in group.kpis.values() for metric in kpi.metrics}
     found = {
         tuple((label, track.label(label)) for label in group.by)
@@ -89,7 +93,8 @@ def _label_values(group: Group, target: Target) -> Sequence[tuple[tuple[str, str
         for name in (metric, f"{metric}_bucket")
         for track in target.tracks.get(name, ())
     }
-    return sorted(found, key=lambda labels: [_natural(value) for _, value in labels])
+    named = [labels for labels in found if any(value for _, value in labels)]
+    return sorted(named, key=lambda labels: [_natural(value) for _, value in labels])
 
 
 def _natural(value: str) -> tuple[int, str]:

@@ -35,13 +35,13 @@ _UNSTORED = frozenset({"__name__", "instance", "job", "node", "run_id", "service
 
 @dataclass(frozen=True, order=True)
 class TargetName:
-    """Which endpoint: printed as ``service@node``."""
+    """Which endpoint: printed as ``service@node``; the node is empty when nothing names it."""
 
     service: str
     node: str
 
     def __str__(self) -> str:
-        return f"{self.service}@{self.node}"
+        return f"{self.service}@{self.node}" if self.node else self.service
 
 
 @dataclass(frozen=True)
