@@ -7,6 +7,7 @@ twice, keys that a statistic needs or cannot use, a statistic of counters asked 
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ STATISTIC_KEYS: Mapping[str, Needs] = {
     "observed_max": Needs("histogram", understood=_HISTOGRAM),
     "elapsed": Needs(needed=()),
     "accounting": Needs(needed=("field",)),
-    "formula": Needs(needed=("formula",)),
+    "formula": Needs(needed=("formula",), understood=("combine",)),
 }
 """Every statistic by name. ``statistics.STATISTICS`` has those that read metrics."""
 
@@ -125,7 +126,7 @@ class Kpi(_Model):
         high_water: Gauge in which the kernel keeps the largest value of ``metric``.
         zeros: Observations to leave out.
         allocated: Label of ``metric`` that names CPUs: only those that the job was given count.
-        formula: Arithmetic of other KPIs.
+        formula: Arithmetic of other KPIs of the same entity; see ``formula``.
         only: Label to the values it may have; ``5*`` is any that begins so.
         without: Label to the values it may not have.
         quantile: Between 0 and 1.
@@ -135,7 +136,8 @@ class Kpi(_Model):
         method: How a gauge goes on between samples.
         across: What several label sets of a gauge become.
         combine: What the entities of a total become; by default ``sum`` or, of what cannot be
-            added up, ``mean``.
+            added up, ``mean``. The total of a formula is the formula of the totals, unless this
+            is given.
         since: When a counter was zero; see ``readings.Since``.
         field: Of ``jobmeter.accounting.JobAccounting``.
         spread: Which is better of two entities of the group; with it they are compared.
@@ -201,7 +203,8 @@ class Group(_Model):
         scope: Of the rows: ``job``, ``node`` (entity: the node), ``service`` (``service@node``),
             ``device``, ``rank``.
         by: Labels that tell the entities of one target apart.
-        entity: How such an entity is called, with ``{label}``.
+        entity: How such an entity is called, with ``{label}``. What stands in brackets is left out
+            where a label in it is empty: ``gpu{gpu}[.{instance}]``.
         totals: Scopes for which the entities are put together as well.
         job: Whether the rows are computed for the whole attempt as well, beside the phases.
         only_job: Whether they are computed for the whole attempt only.
@@ -219,6 +222,15 @@ class Group(_Model):
     job: bool = False
     only_job: bool = False
     kpis: dict[str, Kpi]
+
+    def entity_name(self, labels: Mapping[str, str]) -> str:
+        """Return what the entity with these labels is called, without its node."""
+
+        def filled(part: re.Match[str]) -> str:
+            missing = any(f"{{{key}}}" in part[1] and not value for key, value in labels.items())
+            return "" if missing else part[1]
+
+        return re.sub(r"\[(.*?)\]", filled, self.entity or "").format(**labels)
 
 
 Catalogue = Mapping[str, Group]
@@ -326,9 +338,10 @@ def _check_formulas(groups: Catalogue, home: Mapping[str, str]) -> None:
             except FormulaError as cause:
                 raise CatalogueError(f"{where}: {cause}") from cause
             for operand in sorted(formula.names):
-                if operand not in home and operand not in PARAMETERS:
-                    hint = strict.nearest(operand, [*home, *PARAMETERS])
-                    raise CatalogueError(f"{where}: no KPI {operand!r}; {hint}")
+                known, _, phase = operand.partition("@")
+                if known not in home and (phase or known not in PARAMETERS):
+                    hint = strict.nearest(known, [*home, *PARAMETERS])
+                    raise CatalogueError(f"{where}: no KPI {known!r}; {hint}")
 
 
 PARAMETERS: Mapping[str, str] = {
@@ -348,6 +361,26 @@ def metrics_of(catalogue: Catalogue) -> frozenset[str]:
     )
 
 
+def phases_named(catalogue: Catalogue) -> frozenset[str]:
+    """Return the phases whose numbers formulas use in others, as ``kpi@phase``."""
+    formulas = (kpi.formula for group in catalogue.values() for kpi in group.kpis.values())
+    names = (name for text in formulas if text for name in Formula.parse(text).names)
+    return frozenset(phase for name in names if (phase := name.partition("@")[2]))
+
+
+_COMPARED = (
+    "A KPI `x` that is compared between entities of scope `s` has more rows, where two or more of",
+    "them have a number: `x_across_ss_min`, `x_across_ss_mean`, `x_across_ss_max` and",
+    "`x_across_ss_variation_ratio` (standard deviation over mean) for the job, such as",
+    "`gpu_power_watts_mean_across_devices_max`; and for each entity `x_score_ratio`, its number",
+    "over the best one (the reverse where less is better), 1 for as good as the best. Reason",
+    "`outlier` names those that are further from the median than 3.5 scaled median absolute",
+    "deviations and than a tenth of it, among three or more.",
+    "",
+    "`kpi@phase` in a formula is the number of that phase; without such a phase there is no row.",
+)
+
+
 def as_markdown(catalogue: Catalogue) -> str:
     """Return the page of the documentation that lists every KPI."""
     lines = [
@@ -364,6 +397,8 @@ def as_markdown(catalogue: Catalogue) -> str:
         "| reason | means |",
         "| --- | --- |",
         *(f"| `{reason}` | {meaning} |" for reason, meaning in REASONS.items()),
+        "",
+        *_COMPARED,
         "",
     ]
     for name, group in catalogue.items():

@@ -12,7 +12,14 @@ from jobmeter.errors import RunFolderError
 from jobmeter.paths import AttemptPaths, RunPaths
 from jobmeter.window import JOB, Phase, Window
 from jobmeter_analysis.attempt import Attempt, read_attempt
-from jobmeter_analysis.catalogue import ATTEMPT, Catalogue, Group, Kpi, load_catalogue
+from jobmeter_analysis.catalogue import (
+    ATTEMPT,
+    Catalogue,
+    Group,
+    Kpi,
+    load_catalogue,
+    phases_named,
+)
 from jobmeter_analysis.entities import Entity, cpus_of_job, entities_of, grouped, unknown_to
 from jobmeter_analysis.estimate import (
     ACCOUNTING_MISSING,
@@ -31,6 +38,7 @@ from jobmeter_analysis.estimate import (
 )
 from jobmeter_analysis.foreign import read_foreign
 from jobmeter_analysis.formula import Formula
+from jobmeter_analysis.gauge_statistics import COMBINED
 from jobmeter_analysis.recording import Recording
 from jobmeter_analysis.spread import spread
 from jobmeter_analysis.statistics import STATISTICS
@@ -59,6 +67,8 @@ PAYLOAD = "payload"
 """Entity of a row about all endpoints of the payload."""
 
 Row = dict[str, Any]
+Numbers = dict[tuple[str, str], dict[str, Estimate]]
+"""KPI and scope to the numbers of its entities."""
 
 
 @dataclass(frozen=True)
@@ -119,10 +129,17 @@ def analyze_recording(recording: Recording, window: Window, origin: str) -> Anal
 
 
 def _table(known: Attempt, catalogue: Catalogue, phases: Sequence[Phase]) -> pd.DataFrame:
-    rows: list[Row] = []
-    for phase in phases:
-        rows.extend(_Phase(known, catalogue, phase).rows())
-    table: pd.DataFrame = pd.DataFrame(rows, columns=list(COLUMNS)).astype(
+    named = phases_named(catalogue)
+    referred = [phase for phase in known.phases if phase.name in named]
+    rows: dict[Phase, list[Row]] = {}
+    elsewhere: dict[str, Numbers] = {}
+    for phase in dict.fromkeys((*referred, *phases)):
+        one = _Phase(known, catalogue, phase, elsewhere)
+        rows[phase] = list(one.rows())
+        if phase in referred:
+            elsewhere[phase.name] = one.numbers
+    wanted = [row for phase in phases for row in rows[phase]]
+    table: pd.DataFrame = pd.DataFrame(wanted, columns=list(COLUMNS)).astype(
         {"value": float, "low": float, "high": float, "coverage": float, "samples": int}
     )
     return table
@@ -147,16 +164,30 @@ def _stretches(
 
 
 class _Phase:
-    """All rows of one phase."""
+    """All rows of one phase.
 
-    def __init__(self, known: Attempt, catalogue: Catalogue, phase: Phase) -> None:
+    Args:
+        known: The attempt.
+        catalogue: What to compute.
+        phase: Of which.
+        elsewhere: By name of a phase, the numbers of those that formulas name.
+    """
+
+    def __init__(
+        self,
+        known: Attempt,
+        catalogue: Catalogue,
+        phase: Phase,
+        elsewhere: Mapping[str, Numbers],
+    ) -> None:
         self._known = known
         self._catalogue = catalogue
         self._phase = phase
         self._scene = Scene(phase)
         self._cpus = cpus_of_job(known.targets)
         self._unknown = unknown_to(catalogue, known.targets)
-        self._numbers: dict[tuple[str, str, str], Estimate] = {}
+        self._elsewhere = elsewhere
+        self.numbers: Numbers = {}
 
     def rows(self) -> Iterator[Row]:
         """Yield the rows, group by group; formulas find what was computed before them."""
@@ -255,36 +286,53 @@ class _Phase:
             if kpi.formula is None:
                 continue
             formula = Formula.parse(kpi.formula)
-            for entity in self._entities_with(formula.names, group.scope):
-                numbers = self._operands(formula.names, group.scope, entity)
-                number = formula.evaluate(numbers)
-                if number is not None:
-                    yield self._row(name, kpi.unit, group.scope, entity, number)
+            for scope in (group.scope, *group.totals):
+                if kpi.combine is None or scope == group.scope:
+                    numbers = self._evaluated(formula, scope)
+                else:
+                    numbers = self._put_together(name, kpi.combine, group.scope, scope)
+                for entity, number in numbers.items():
+                    yield self._row(name, kpi.unit, scope, entity, number)
 
-    def _entities_with(self, names: frozenset[str], scope: str) -> Sequence[str]:
-        """Return the entities of ``scope`` that have any of the KPIs ``names``."""
-        found = [e for kpi, of, e in self._numbers if kpi in names and of == scope]
-        return list(dict.fromkeys(found))
+    def _evaluated(self, formula: Formula, scope: str) -> dict[str, Estimate]:
+        """Return what ``formula`` gives for each entity of ``scope`` that has any of its KPIs."""
+        named = [self.numbers.get((name, scope), {}) for name in sorted(formula.names)]
+        found = {}
+        for entity in dict.fromkeys(entity for numbers in named for entity in numbers):
+            number = formula.evaluate(self._operands(formula.names, scope, entity))
+            if number is not None:
+                found[entity] = number
+        return found
 
     def _operands(self, names: frozenset[str], scope: str, entity: str) -> dict[str, Estimate]:
         """Return the numbers of one entity; of a KPI that has none for its scope, the job's."""
         numbers = {}
         for name in names:
-            if name in self._known.manifest.workload:
-                numbers[name] = exact(self._known.manifest.workload[name])
-            found = self._numbers.get((name, scope, entity))
-            if found is None and not any((k, s) == (name, scope) for k, s, _ in self._numbers):
-                found = self._numbers.get((name, "job", JOB))
+            kpi, _, phase = name.partition("@")
+            if kpi in self._known.manifest.workload:
+                numbers[name] = exact(self._known.manifest.workload[kpi])
+            known = self._elsewhere.get(phase, {}) if phase else self.numbers
+            found = known[kpi, scope].get(entity) if (kpi, scope) in known else None
+            if (kpi, scope) not in known:
+                found = known.get((kpi, "job"), {}).get(JOB)
             if found is not None:
                 numbers[name] = found
         return numbers
+
+    def _put_together(self, name: str, combine: str, scope: str, total: str) -> dict[str, Estimate]:
+        """Return by node, or for the job, what the numbers of the entities of ``scope`` become."""
+        members: dict[str, list[Estimate]] = {}
+        for entity, number in self.numbers.get((name, scope), {}).items():
+            of = entity.rpartition("@")[2] if total == "node" else JOB
+            members.setdefault(of, []).append(number)
+        return {of: COMBINED[combine](numbers) for of, numbers in members.items()}
 
     def _of_clients(self) -> Iterator[Row]:
         """Give what the clients of the phase measured, and how far the servers' numbers are."""
         for said in self._known.clients.get(self._phase.name, ()):
             number = exact(said.value, 0, f"client: {said.tool}")
             yield self._row(said.kpi, said.unit, "job", said.entity, number)
-            server = self._numbers.get((said.kpi, "job", JOB))
+            server = self.numbers.get((said.kpi, "job"), {}).get(JOB)
             if server is not None and server.available:
                 name = f"{said.kpi}_client_minus_server"
                 yield self._row(name, said.unit, "job", said.entity, minus(number, server))
@@ -311,7 +359,7 @@ class _Phase:
             number = number.because(CLOCK_SKEW)
         if nodes and not self._known.recording_usable and _needs_recording(number):
             number = number.because(SOURCE_DEGRADED)
-        self._numbers.setdefault((kpi, scope, entity), number)
+        self.numbers.setdefault((kpi, scope), {}).setdefault(entity, number)
         values = (
             kpi,
             unit,

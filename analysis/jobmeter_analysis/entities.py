@@ -68,7 +68,8 @@ def entities_of(
             yield Entity(name, (Subject(target, cpus=of_node),), known)
             continue
         for labels in _label_values(group, target):
-            name = f"{group.entity_name(dict(labels))}@{target.name.node}"
+            name = group.entity_name(dict(labels))
+            name += f"@{target.name.node}" if target.name.node else ""
             yield Entity(name, (Subject(target, labels, of_node),), known)
 
 
