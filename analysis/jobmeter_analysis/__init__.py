@@ -14,12 +14,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from jobmeter_analysis.engine import Analysis, analyze_attempt
     from jobmeter_analysis.report import write_report
+    from jobmeter_analysis.run import Run, open_recording, open_run
 
-__all__ = ["Analysis", "analyze_attempt", "write_report"]
+__all__ = [
+    "Analysis",
+    "Run",
+    "analyze_attempt",
+    "open_recording",
+    "open_run",
+    "write_report",
+]
 
 _HOMES = {
     "Analysis": "jobmeter_analysis.engine",
+    "Run": "jobmeter_analysis.run",
     "analyze_attempt": "jobmeter_analysis.engine",
+    "open_recording": "jobmeter_analysis.run",
+    "open_run": "jobmeter_analysis.run",
     "write_report": "jobmeter_analysis.report",
 }
 
