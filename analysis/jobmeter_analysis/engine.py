@@ -323,7 +323,7 @@ class _Phase:
         """Return by node, or for the job, what the numbers of the entities of ``scope`` become."""
         members: dict[str, list[Estimate]] = {}
         for entity, number in self.numbers.get((name, scope), {}).items():
-            of = entity.rpartition("@")[2] if total == "node" else JOB
+            of = entity.partition("@")[2] if total == "node" else JOB
             members.setdefault(of, []).append(number)
         return {of: COMBINED[combine](numbers) for of, numbers in members.items()}
 
