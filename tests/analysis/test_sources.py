@@ -7,6 +7,7 @@ import random
 import shutil
 import struct
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,14 +114,27 @@ def compacted_case(version: Programs, folder: Path) -> Samples:
     """Blocks of a head that was compacted several times, a checkpoint, and what came after."""
     options = [f"--storage.tsdb.{end}-block-duration=2m" for end in ("min", "max")]
     with running(version, folder, *options) as http:
-        feed(http, scrapes(0, 300))
-        deadline = time.monotonic() + 30
-        while not list(folder.glob("wal/checkpoint.*")) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        for samples in portions(scrapes(0, 300), 50):
+            before = segments(folder)
+            feed(http, samples)
+            # A compaction begins a new segment; with the third one comes a checkpoint.
+            deadline = time.monotonic() + 20
+            while segments(folder) == before and time.monotonic() < deadline:
+                time.sleep(0.02)
         feed(http, scrapes(300, 310))
     assert len(list(folder.glob("*/meta.json"))) >= 5
     assert list(folder.glob("wal/checkpoint.*"))
     return merged(scrapes(0, 300), scrapes(300, 310))
+
+
+def portions(samples: Samples, steps: int) -> Iterator[Samples]:
+    """Cut samples into stretches of time."""
+    for begin in range(T0, max(max(points) for points in samples.values()) + 1, steps * STEP):
+        yield inside(samples, Window(begin, begin + steps * STEP))
+
+
+def segments(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("wal/0*"))
 
 
 def late_case(version: Programs, folder: Path) -> Samples:

@@ -33,6 +33,7 @@ _SNAPPY, _ZSTD, _RESERVED = 0x08, 0x10, 0xE0
 _SERIES, _SAMPLES, _TOMBSTONES, _SAMPLES_V2 = 1, 2, 3, 11
 _HISTOGRAMS = frozenset((7, 8, 9, 10, 12, 13))
 _PASSED_OVER = frozenset((4, 5, 6)) | _HISTOGRAMS  # exemplars, markers of chunks, metadata
+_UNWANTED, _UNKNOWN = -1, -2
 _V1_BODY = 17  # type, first reference, first time
 
 _BINNED_BYTES = 512 * 2**20
@@ -124,13 +125,14 @@ class _Reader:
     def __init__(self, wanted: Wanted, span: Window | None) -> None:
         self._wanted = wanted
         self._span = span
-        self._series: dict[int, LabelKey | None] = {}
-        self._seen: dict[LabelKey, LabelKey] = {}
+        self._series: dict[int, int] = {}
+        """Number of the wanted series by reference, or ``_UNWANTED``."""
+        self._numbers: dict[LabelKey, int] = {}
         self._bins: dict[tuple[bytes, int], _Bin] = {}
         self._binned = 0
         self._layouts: dict[tuple[bytes, int], list[_Layout]] = {}
         self._loose = _Loose()
-        self._tombstones: dict[LabelKey, list[tuple[int, int]]] = {}
+        self._tombstones: dict[int, list[tuple[int, int]]] = {}
         self._strangers = 0
         self._records = 0
         self._damaged = False
@@ -200,20 +202,19 @@ class _Reader:
             if at > end:
                 raise DamagedError("a record of series that ends too early")
             if ref not in series:
-                series[ref] = self._key(texts)
+                series[ref] = self._number(texts)
 
-    def _key(self, texts: list[bytes]) -> LabelKey | None:
-        """Return the label set when it is asked for; one object for one label set."""
+    def _number(self, texts: list[bytes]) -> int:
+        """Return the number of a label set that is asked for."""
         of_name = texts.index(b"__name__") + 1 if b"__name__" in texts else 0
         name = texts[of_name].decode(errors="replace") if of_name else ""
         if not self._wanted.name_may_match(name):
-            return None
+            return _UNWANTED
         words = [text.decode(errors="replace") for text in texts]
         labels = dict(zip(words[::2], words[1::2], strict=True))
         if not self._wanted(name, labels):
-            return None
-        key = tuple(sorted(labels.items()))
-        return self._seen.setdefault(key, key)
+            return _UNWANTED
+        return self._numbers.setdefault(tuple(sorted(labels.items())), len(self._numbers))
 
     def _take_tombstones(self, record: bytes) -> None:
         at = 1
@@ -221,9 +222,9 @@ class _Reader:
             ref = int.from_bytes(record[at : at + 8], "big")
             first, at = _signed_varint(record, at + 8)
             last, at = _signed_varint(record, at)
-            key = self._series.get(ref)
-            if key is not None:
-                self._tombstones.setdefault(key, []).append((first, last))
+            number = self._series.get(ref, _UNKNOWN)
+            if number >= 0:
+                self._tombstones.setdefault(number, []).append((first, last))
 
     def _lay_out(self) -> None:
         """Copy what is wanted of the records that wait."""
@@ -244,23 +245,17 @@ class _Reader:
                 self.problems.append(f"a record of samples cannot be decoded: {cause}")
                 matrix = matrix[1:]
                 continue
-            layout = _Layout(matrix[0], deltas, offsets, self._columns(refs))
-            alike = layout.fits(matrix)
-            if len(layouts) < _MOST_LAYOUTS and np.count_nonzero(alike) >= _LEAST_ALIKE:
-                layouts.append(layout)
-                matrix = self._fill(layout, matrix)
-            else:
-                rows = matrix[alike]
-                self._strangers += len(rows) * layout.strangers
-                times, values = layout.columns(rows, self._span)
-                for column, label_key in enumerate(layout.keys):
-                    self._loose.add(label_key, times + layout.deltas[column], values[column])
-                matrix = matrix[~alike]
-
-    def _columns(self, refs: _Ints) -> list[LabelKey | bool | None]:
-        """Return what each column is: a wanted series, False for unwanted, None for unknown."""
-        series = self._series
-        return [(series[ref] or False) if ref in series else None for ref in refs.tolist()]
+            numbers = np.array([self._series.get(ref, _UNKNOWN) for ref in refs.tolist()], np.int64)
+            if len(matrix) >= _LEAST_ALIKE and len(layouts) < _MOST_LAYOUTS:
+                layout = _Layout(matrix[0], deltas, offsets, numbers)
+                if np.count_nonzero(layout.fits(matrix)) >= _LEAST_ALIKE:
+                    layouts.append(layout)
+                    matrix = self._fill(layout, matrix)
+                    continue
+            self._strangers += int(np.count_nonzero(numbers == _UNKNOWN))
+            kept = numbers >= 0
+            self._loose.add(numbers[kept], deltas[kept], offsets[kept], matrix[0])
+            matrix = matrix[1:]
 
     def _fill(self, layout: _Layout, matrix: _Bytes) -> _Bytes:
         """Give the rows that fit to the layout, and return the rest."""
@@ -277,16 +272,17 @@ class _Reader:
     def finish(self) -> Log:
         """Return everything that was read."""
         self._lay_out()
-        log = Log(problems=self.problems, useless=self._damaged and not self._records)
+        parts: list[list[tuple[Times, Values]]] = [[] for _ in self._numbers]
         for of_key in self._layouts.values():
             while of_key:
-                of_key.pop(0).hand_out(log.pieces)
-        self._loose.hand_out(log.pieces)
-        for key, intervals in self._tombstones.items():
-            if key in log.pieces:
-                log.pieces[key] = without(log.pieces[key], intervals)
-                if not log.pieces[key]:
-                    del log.pieces[key]
+                of_key.pop(0).hand_out(parts)
+        self._loose.hand_out(parts, self._span)
+        for number, intervals in self._tombstones.items():
+            parts[number] = without(parts[number], intervals)
+        log = Log(problems=self.problems, useless=self._damaged and not self._records)
+        log.pieces = {
+            key: of_key for key, of_key in zip(self._numbers, parts, strict=True) if of_key
+        }
         if self._strangers:
             log.problems.append(
                 f"the log holds {self._strangers} samples of series that it does not describe"
@@ -347,7 +343,7 @@ class _Layout:
         pattern: _Bytes,
         deltas: _Ints,
         offsets: _Ints,
-        columns: list[LabelKey | bool | None],
+        numbers: _Ints,
     ) -> None:
         self._pattern = pattern.copy()
         self._mask = np.full(len(pattern), 0xFF, np.uint8)
@@ -357,12 +353,12 @@ class _Layout:
         # The length of a time that is a varint stays: its continuation bits belong to the layout.
         self._mask[self._time] = 0 if pattern[0] == _SAMPLES else 0x80
         self._pattern &= self._mask
-        self.strangers = sum(one is None for one in columns)
+        self.strangers = int(np.count_nonzero(numbers == _UNKNOWN))
         """Samples in each record whose series is not known."""
-        kept = [number for number, one in enumerate(columns) if isinstance(one, tuple)]
-        self.keys: list[LabelKey] = [columns[number] for number in kept]  # type: ignore[misc]
-        self.deltas: list[int] = deltas[kept].tolist() if kept else []
-        self._runs = _runs(offsets[kept]) if kept else []
+        kept = numbers >= 0
+        self._numbers: list[int] = numbers[kept].tolist()
+        self._deltas: list[int] = deltas[kept].tolist()
+        self._runs = _runs(offsets[kept])
         self._times: list[Times] = []
         self._values: list[Values] = []
 
@@ -385,20 +381,20 @@ class _Layout:
 
     def add(self, matrix: _Bytes, span: Window | None) -> None:
         """Take the wanted columns of rows that fit."""
-        if self.keys:
-            times, values = self.columns(matrix, span)
+        if self._numbers:
+            times, values = self._columns(matrix, span)
             self._times.append(times)
             self._values.append(values)
 
-    def columns(self, matrix: _Bytes, span: Window | None) -> tuple[Times, Values]:
+    def _columns(self, matrix: _Bytes, span: Window | None) -> tuple[Times, Values]:
         """Return the times of the rows, and the wanted values: one row for each series."""
         times = _times(matrix[:, self._time])
-        if span is not None and self.keys:
-            near = times + min(self.deltas) < span.end_ms
-            near &= times + max(self.deltas) >= span.start_ms
+        if span is not None:
+            near = times + min(self._deltas) < span.end_ms
+            near &= times + max(self._deltas) >= span.start_ms
             matrix, times = matrix[near], times[near]
         rows, length = matrix.shape
-        values = np.empty((len(self.keys), rows), np.uint64)
+        values = np.empty((len(self._numbers), rows), np.uint64)
         if not values.size:
             return times, values.view(np.float64)
         matrix = np.ascontiguousarray(matrix)
@@ -410,7 +406,7 @@ class _Layout:
             column += count
         return times, values.view(np.float64)
 
-    def hand_out(self, pieces: Pieces) -> None:
+    def hand_out(self, parts: list[list[tuple[Times, Values]]]) -> None:
         """Give each series its samples; series of the same times share one array of them."""
         if not self._times:
             return
@@ -419,28 +415,51 @@ class _Layout:
         self._values.clear()
         if not base.size:
             return
-        shifted = {delta: base + delta if delta else base for delta in set(self.deltas)}
-        for key, delta, row in zip(self.keys, self.deltas, values, strict=True):
-            pieces.setdefault(key, []).append((shifted[delta], row))
+        shifted = {delta: base + delta if delta else base for delta in set(self._deltas)}
+        for number, delta, row in zip(self._numbers, self._deltas, values, strict=True):
+            parts[number].append((shifted[delta], row))
 
 
 class _Loose:
     """Samples of records that are like no other."""
 
     def __init__(self) -> None:
-        self._times: dict[LabelKey, list[Times]] = {}
-        self._values: dict[LabelKey, list[Values]] = {}
+        self._numbers: list[_Ints] = []
+        self._times: list[Times] = []
+        self._values: list[Values] = []
 
-    def add(self, key: LabelKey, times: Times, values: Values) -> None:
-        self._times.setdefault(key, []).append(times)
-        self._values.setdefault(key, []).append(values)
+    def add(self, numbers: _Ints, deltas: _Ints, offsets: _Ints, record: _Bytes) -> None:
+        """Take samples of a record: whose, how long after the first, and where in it."""
+        base = int(_times(record[None, _time_bytes(record)])[0])
+        self._numbers.append(numbers)
+        self._times.append(deltas + base)
+        self._values.append(_big_endian(record[np.add.outer(offsets, np.arange(8))]))
 
-    def hand_out(self, pieces: Pieces) -> None:
+    def hand_out(self, parts: list[list[tuple[Times, Values]]], span: Window | None) -> None:
+        """Give each series its samples."""
+        if not self._numbers:
+            return
+        numbers = np.concatenate(self._numbers)
+        times = np.concatenate(self._times)
+        values = np.concatenate(self._values)
+        if span is not None:
+            near = (times >= span.start_ms) & (times < span.end_ms)
+            numbers, times, values = numbers[near], times[near], values[near]
+        order = np.argsort(numbers, kind="stable")
+        times, values = times[order], values[order]
+        ends = np.cumsum(np.bincount(numbers, minlength=len(parts))).tolist()
         shared = Shared()
-        for key, parts in self._times.items():
-            times = shared(np.concatenate(parts))
-            if times.size:
-                pieces.setdefault(key, []).append((times, np.concatenate(self._values[key])))
+        begin = 0
+        for of_series, end in zip(parts, ends, strict=True):
+            if end > begin:
+                of_series.append((shared(times[begin:end]), values[begin:end]))
+            begin = end
+
+
+def _big_endian(rows: _Bytes) -> Values:
+    """Return the float64 whose eight bytes are the rows, bit by bit."""
+    bits = np.ascontiguousarray(rows).view(">u8").reshape(-1).astype(np.uint64)
+    return bits.view(np.float64)
 
 
 def without(
