@@ -71,6 +71,7 @@ class Reading:
 class World:
     """What is true (``processes``), and what is known (``target``)."""
 
+    kinds: tuple[str, ...]
     phase: Phase
     processes: list[Process]
     target: Target
@@ -105,23 +106,28 @@ class World:
 
 def world(random, histogram=False, since="process"):
     """Return a world; its counters are called ``work_total``, its histograms ``work``."""
-    end = A + random.choice([random.randrange(200, 3000), random.randrange(3000, 90_000)])
+    end = A + random.choice([random.randrange(200, 4000), *[random.randrange(4000, 90_000)] * 3])
     kinds = KINDS[: random.randrange(1, 4)] if not histogram else KINDS[:1]
     has_edges = random.random() < 0.5
     calm = ((A - 15, A), (end, end + 15)) if has_edges else ()
-    processes = _lives(random, end, kinds, histogram, since, calm)
+    interval = random.choice([1000, 5000])
+    # Scrapes begin near an end of the window now and then, and things happen while they last.
+    grid = random.choice([random.randrange(interval), A % interval, end % interval])
+    processes = _lives(random, end, kinds, histogram, since, calm, (interval, grid))
     phase = Phase("main", Window(A, end))
-    recorder = _Recorder(random, processes, kinds, end, histogram, since)
+    recorder = _Recorder(random, processes, kinds, end, histogram, since, (interval, grid))
     recorder.scrape()
     edges = recorder.fetch(has_edges)
     target = recorder.target(edges)
     readings = sorted(recorder.readings, key=lambda one: one.time)
-    return World(phase, processes, target, readings)
+    return World(kinds, phase, processes, target, readings)
 
 
-def _lives(random, end, kinds, histogram, since, calm):
+def _lives(random, end, kinds, histogram, since, calm, rhythm):
     processes = []
-    at = random.choice([-500_000, random.randrange(A), random.randrange(A, end)])
+    at = random.choice(
+        [-500_000, random.randrange(A), random.randrange(A, end), A + random.randrange(-1500, 1500)]
+    )
     if since != "process":
         at = -500_000 if since == "boot" else random.randrange(A)
     while at < end + 20_000 and len(processes) < 4:
@@ -129,7 +135,15 @@ def _lives(random, end, kinds, histogram, since, calm):
         if since == "process" and random.random() < 0.6:
             died = max(at + 2000, random.randrange(end + 10_000))
         processes.append(
-            _life(random, _outside(at, calm), _outside(died, calm), end, kinds, histogram, calm)
+            _life(
+                random,
+                (_outside(at, calm), _outside(died, calm)),
+                end,
+                kinds,
+                histogram,
+                calm,
+                rhythm,
+            )
         )
         at = died + random.choice([random.randrange(200, 3000), random.randrange(3000, 40_000)])
     return processes
@@ -143,15 +157,16 @@ def _outside(time, calm):
     return time
 
 
-def _life(random, began, died, end, kinds, histogram, calm):
+def _life(random, life, end, kinds, histogram, calm, rhythm):
+    began, died = life
     last = min(died, end + 20_000)
     appeared, events = {}, {}
     for kind in kinds:
         late = random.random() < 0.3
         birth = random.randrange(began, max(last, began + 1)) if late else began
         appeared[kind] = birth
-        begin = max(birth, -20_000)
-        times = _times(random, begin, last) if last > begin else []
+        begin = max(birth, 30_000)
+        times = _times(random, begin, last, rhythm) if last > begin else []
         events[kind] = [
             (time, _size(random, histogram))
             for time in sorted(times)
@@ -160,17 +175,30 @@ def _life(random, began, died, end, kinds, histogram, calm):
     return Process(began, died, appeared, events, random.randrange(-500, 1))
 
 
-def _times(random, begin, end):
-    count = random.choice([0, 1, random.randrange(40), random.randrange(150)])
+def _times(random, begin, end, rhythm):
+    """Return moments: anywhere, in bursts, at a steady pace, and where rounding may hurt."""
+    times = _spread(random, begin, end)
+    if random.random() < 0.4:
+        times += [begin + random.randrange(20) for _ in range(3)]
+    if random.random() < 0.4:
+        interval, grid = rhythm
+        first = -((grid - begin) // interval)
+        steps = max(1, (end - begin) // interval)
+        near = [grid + interval * (first + random.randrange(steps)) for _ in range(8)]
+        times += [at + random.randrange(-3, 12) for at in near]
+    return [min(max(time, begin), end - 1) for time in times]
+
+
+def _spread(random, begin, end):
+    count = random.choice([0, 1, *[random.randrange(60)] * 3, random.randrange(60, 200)])
     how = random.random()
     if how < 0.4:
         return [random.randrange(begin, end) for _ in range(count)]
     if how < 0.7:  # in bursts
         centre = [random.randrange(begin, end) for _ in range(3)]
-        near = [random.choice(centre) + random.randrange(-200, 200) for _ in range(count)]
-        return [min(max(time, begin), end - 1) for time in near]
+        return [random.choice(centre) + random.randrange(-200, 200) for _ in range(count)]
     step = max(1, (end - begin) // (count + 1))
-    return list(range(begin, end, step))[:200]
+    return list(range(begin, end, step))
 
 
 def _size(random, histogram):
@@ -182,14 +210,14 @@ def _size(random, histogram):
 class _Recorder:
     """Prometheus and the job script, on one clock; the target has its own."""
 
-    def __init__(self, random, processes, kinds, end, histogram, since):
+    def __init__(self, random, processes, kinds, end, histogram, since, rhythm):
         self.random = random
         self.processes = processes
         self.kinds = kinds
         self.end = end
         self.histogram = histogram
         self.since = since
-        self.interval = random.choice([1000, 5000])
+        self.interval, self.grid = rhythm
         self.slow = random.random() < 0.2
         self.tells_start = random.random() < 0.7
         self.tells_created = random.random() < 0.5
@@ -247,7 +275,10 @@ class _Recorder:
 
     def scrape(self):
         random = self.random
-        at = random.randrange(self.interval) + random.choice([0, 0, random.randrange(self.end)])
+        late = random.choice(
+            [0, 0, random.randrange(self.end), random.randrange(A - 9000, self.end)]
+        )
+        at = self.grid + late // self.interval * self.interval
         stop = random.choice([self.end + 20_000, self.end + 20_000, random.randrange(A, self.end)])
         while at < stop:
             stamp = at + random.randrange(-2, 3)
@@ -255,7 +286,8 @@ class _Recorder:
                 at += self.interval * random.randrange(1, 6)
                 continue
             took = random.randrange(1, 900 if self.slow else 40)
-            moment = at + random.randrange(took)
+            at_once = random.random() < 0.5
+            moment = at if at_once else at + random.randrange(took)
             index = self._at(moment)
             busy = index is not None and random.random() < 0.04
             if index is None or busy:
@@ -279,6 +311,8 @@ class _Recorder:
             asked += [("main", "start", A - 12), ("main", "end", self.end + 4)]
         if random.random() < 0.3:
             asked.append(("warm", "end", random.randrange(A // 2, A - 100)))
+        if random.random() < 0.3:
+            asked.append(("", "boot", random.randrange(A, self.end)))
         if random.random() < 0.2:
             asked.append(("", "boot", random.randrange(self.end)))
         return [self._edge(*one) for one in asked if random.random() < 0.85]
@@ -294,7 +328,7 @@ class _Recorder:
                 before, after = before - 5000, before
             return Edge(Boundary(phase, side, before, after, False, False), None)
         said = self._exposition(index, moment)
-        torn = chance < 0.2
+        torn = chance < 0.25
         if torn:
             said = dict(list(said.items())[: random.randrange(len(said) + 1)])
         samples = tuple(Sample(name, dict(labels), value) for (name, labels), value in said.items())
