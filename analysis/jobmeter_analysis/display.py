@@ -119,6 +119,8 @@ def headline(analysis: Analysis) -> str:
     manifest = analysis.manifest
     slurm = manifest["slurm"]
     accounted = f"Slurm {slurm['state']}" if slurm else "no Slurm accounting"
+    if slurm and slurm["source"] == "attempt":
+        accounted = f"{slurm['state']} by its own record"
     of_run = bool(manifest["site"])
     parts = [
         f"{manifest['run_id']} attempt {manifest['attempt']}" if of_run else manifest["run_id"],
