@@ -178,7 +178,7 @@ LABELS = {
 
 
 def page_of(version, step):
-    """Return an exposition with everything that a version knows, after some steps of 10."""
+    """Return an exposition with everything that a version knows, after some steps."""
     page = Page({}, {})
     for name, kind in VERSIONS[version].items():
         called = f"vllm:{exposed(name, kind)}"
@@ -187,7 +187,7 @@ def page_of(version, step):
         elif kind in ("counter", "gauge"):
             page.types[called] = kind
             for labels in LABELS.get(exposed(name, kind), [{}]):
-                page.set(called, 10.0 * step if kind == "counter" else 0.5, **labels)
+                page.set(called, 20.0 * step if kind == "counter" else 0.5, **labels)
     return page
 
 
@@ -285,6 +285,7 @@ TRUTH = {
     "itl_observations_total": 300 * 47,
     "request_count_difference": 0,
     "itl_count_difference": 0,
+    "itl_count_disagreement_ratio": 0,
     "preemptions_total": 0,
     "request_success_ratio": 1,
     "request_finished_length_ratio": 1,
@@ -562,6 +563,19 @@ def test_speculative_decoding(tmp_path):
     table = analysed(tmp_path / "data", [drafting(page, at) for at, page in enumerate(PAGES)])
     assert value(table, "spec_decode_acceptance_ratio") == pytest.approx(0.6)
     assert value(table, "spec_decode_accepted_length_mean") == pytest.approx(2.8)
+
+
+def test_several_tokens_in_one_output_are_told(tmp_path):
+    """Every output after the first has two tokens: latencies are those of outputs."""
+    pages = [page.copy() for page in PAGES]
+    for page in pages:
+        later = page.value("vllm:inter_token_latency_seconds_count")
+        page.set("vllm:generation_tokens_total", 2 * later + page.value(f"{E2E}_count"))
+    table = analysed(tmp_path / "data", pages)
+    assert value(table, "itl_count_difference") == -14100
+    told = row(table, "itl_count_disagreement_ratio")
+    assert (told["value"], told["reason"]) == (0.5, "disagreement")
+    assert row(table, "request_count_disagreement_ratio")["reason"] == ""
 
 
 def test_reasons_of_the_end_of_requests(tmp_path):
