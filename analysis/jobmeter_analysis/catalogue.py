@@ -66,6 +66,7 @@ class Needs:
 
 
 _COUNTER = ("minus", "only", "without", "since")
+_LOADS = ("within", "only", "without", "since")
 _GAUGE = ("minus", "only", "without", "across", "combine")
 _SHARE = ("only", "without", "across", "combine")
 _HISTOGRAM = ("only", "without", "since", "zeros")
@@ -75,6 +76,10 @@ STATISTIC_KEYS: Mapping[str, Needs] = {
     "ratio": Needs("counter", ("metric", "per"), ("only", "without", "since", "scale")),
     "share": Needs("counter", ("metric", "only"), ("without", "since")),
     "busy_share": Needs("counter", ("metric", "without"), ("since", "allocated")),
+    "distinct": Needs("counter", ("metric", "label"), ("only", "without")),
+    "balance": Needs("counter", ("metric", "label", "across"), _LOADS),
+    "peak": Needs("counter", ("metric", "label", "across"), _LOADS),
+    "variation": Needs("counter", ("metric", "label", "across"), _LOADS),
     "mean": Needs("gauge", understood=(*_GAUGE, "method")),
     "max": Needs("gauge", understood=(*_GAUGE, "high_water")),
     "min": Needs("gauge", understood=_GAUGE),
@@ -90,7 +95,7 @@ STATISTIC_KEYS: Mapping[str, Needs] = {
     "observed_quantile": Needs("histogram", ("metric", "quantile"), _HISTOGRAM),
     "observed_max": Needs("histogram", understood=_HISTOGRAM),
     "elapsed": Needs(needed=()),
-    "accounting": Needs(needed=("field",)),
+    "accounting": Needs(needed=("field",), understood=("hint",)),
     "formula": Needs(needed=("formula",), understood=("combine",)),
 }
 """Every statistic by name. ``statistics.STATISTICS`` has those that read metrics."""
@@ -126,6 +131,9 @@ class Kpi(_Model):
         high_water: Gauge in which the kernel keeps the largest value of ``metric``.
         zeros: Observations to leave out.
         allocated: Label of ``metric`` that names CPUs: only those that the job was given count.
+        label: Label whose values are counted or compared.
+        within: Labels whose values are looked at one by one, as layers are when experts are
+            compared.
         formula: Arithmetic of other KPIs of the same entity; see ``formula``.
         only: Label to the values it may have; ``5*`` is any that begins so.
         without: Label to the values it may not have.
@@ -134,12 +142,13 @@ class Kpi(_Model):
         bits: Bits of a gauge that is a mask.
         scale: What to multiply the ratio with.
         method: How a gauge goes on between samples.
-        across: What several label sets of a gauge become.
+        across: What several label sets of a gauge become, or several values of ``within``.
         combine: What the entities of a total become; by default ``sum`` or, of what cannot be
             added up, ``mean``. The total of a formula is the formula of the totals, unless this
             is given.
         since: When a counter was zero; see ``readings.Since``.
         field: Of ``jobmeter.accounting.JobAccounting``.
+        hint: Whether Slurm only samples or estimates it.
         spread: Which is better of two entities of the group; with it they are compared.
         optional: Whether a target without the metric gets no row at all.
         brief: Whether the table on a terminal shows it without being asked for everything.
@@ -155,6 +164,8 @@ class Kpi(_Model):
     high_water: str | None = None
     zeros: Zeros | None = None
     allocated: str | None = None
+    label: str | None = None
+    within: tuple[str, ...] = ()
     formula: str | None = None
     only: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     without: dict[str, tuple[str, ...]] = Field(default_factory=dict)
@@ -167,6 +178,7 @@ class Kpi(_Model):
     combine: Combine | None = None
     since: Literal["process", "job", "boot"] = "process"
     field: str | None = None
+    hint: bool = False
     spread: Literal["higher", "lower"] | None = None
     optional: bool = False
     brief: bool = False

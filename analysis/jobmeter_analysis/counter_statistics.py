@@ -18,6 +18,7 @@ from jobmeter_analysis.estimate import (
     ZERO_DENOMINATOR,
     Estimate,
     Status,
+    averaged,
     difference,
     exact,
     quotient,
@@ -98,12 +99,27 @@ def measure_busy_share(subject: Subject, kpi: Kpi, scene: Scene) -> Pair:
         subject, kpi, subject.tracks(metric, kpi.model_copy(update={"without": {}}))
     )
     busy = _of_job(subject, kpi, subject.tracks(metric, kpi))
-    all_moved = _sum_up(subject, everything, metric, kpi, phase)
-    some = _sum_up(subject, busy, metric, kpi, phase)
+    all_moved = sum_up(subject, everything, metric, kpi, phase)
+    some = sum_up(subject, busy, metric, kpi, phase)
     if all_moved is None or some is None:
         return subject.absence(), None
     unknown = (ALLOCATION_UNKNOWN,) if kpi.allocated and subject.cpus is None else ()
-    return _share(all_moved, some, phase).because(*unknown), None
+    weight = exact(max(all_moved.enclosing, all_moved.increase.value), 0)
+    return _share(all_moved, some, phase).because(*unknown), weight
+
+
+def finish_busy_share(measures: Sequence[Pair], kpi: Kpi) -> Estimate:
+    """Return the mean of several shares, each weighted with what it is a share of."""
+    del kpi
+    shares = [share for share, _ in measures]
+    weights = [whole.value if whole and share.available else 0.0 for share, whole in measures]
+    seen = sum(share.available for share in shares)
+    if len(shares) == 1 or not math.fsum(weights) > 0:
+        return averaged(shares)
+    unit = math.fsum(weights) / seen
+    return averaged(
+        [scaled(share, weight / unit) for share, weight in zip(shares, weights, strict=True)]
+    )
 
 
 def _of_job(subject: Subject, kpi: Kpi, tracks: tuple[Track, ...]) -> tuple[Track, ...]:
@@ -167,7 +183,7 @@ def moved(subject: Subject, metric: str, kpi: Kpi, scene: Scene) -> Moved:
     """Return how much the label sets of ``metric`` moved that ``kpi`` means."""
 
     def compute() -> Moved:
-        summed = _sum_up(subject, subject.tracks(metric, kpi), metric, kpi, scene.phase)
+        summed = sum_up(subject, subject.tracks(metric, kpi), metric, kpi, scene.phase)
         seconds = scene.phase.window.seconds
         return summed or Moved(subject.absence(), 0.0, 0.0, seconds, seconds, False)
 
@@ -184,9 +200,10 @@ def _less(subject: Subject, kpi: Kpi, scene: Scene, of: Callable[[Moved], Estima
     return difference(whole, part)
 
 
-def _sum_up(
+def sum_up(
     subject: Subject, tracks: Iterable[Track], metric: str, kpi: Kpi, phase: Phase
 ) -> Moved | None:
+    """Return how much ``tracks`` of ``metric`` moved together; None when nothing is known."""
     target = subject.target
     found = blocks(tracks, creations(target, metric))
     seen = [(block, seen_in(phase, block, target, kpi.since)) for block in found]

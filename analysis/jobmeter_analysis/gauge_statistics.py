@@ -49,6 +49,10 @@ COMBINED: dict[str, Callable[[Sequence[Estimate]], Estimate]] = {
 }
 
 
+_OF_THE_SUM = frozenset({"max", "min", "share_above"})
+"""Statistics of which that of a sum is not the sum: label sets are added up before them."""
+
+
 def finish(measures: Sequence[Pair], kpi: Kpi) -> Estimate:
     """Return what several entities are together."""
     parts = [pair[0] for pair in measures]
@@ -261,7 +265,9 @@ def _gauges(subject: Subject, kpi: Kpi, scene: Scene, metric: str | None = None)
     name = metric or str(kpi.metric)
     wholes = _joined(subject, kpi, scene, name)
     if kpi.minus is None:
-        return [gauge for gauge in wholes if gauge[0].times_ms.size]
+        found = [gauge for gauge in wholes if gauge[0].times_ms.size]
+        summed = kpi.across == "sum" and kpi.statistic in _OF_THE_SUM and len(found) > 1
+        return [_summed(found)] if summed else found
     parts = _joined(subject, kpi, scene, kpi.minus)
     if len(wholes) != 1 or len(parts) != 1:
         return []
@@ -269,6 +275,17 @@ def _gauges(subject: Subject, kpi: Kpi, scene: Scene, metric: str | None = None)
     times, here, there = np.intersect1d(whole.times_ms, part.times_ms, return_indices=True)
     values = whole.values[here] - part.values[there]
     return [(GaugeSamples(times, values, whole.ends_ms), edges)] if times.size else []
+
+
+def _summed(label_sets: Sequence[Gauge]) -> Gauge:
+    """Return the sum of label sets of one target; one that is not there adds nothing."""
+    times = np.unique(np.concatenate([samples.times_ms for samples, _ in label_sets]))
+    values = np.zeros(times.size)
+    ends = label_sets[0][0].ends_ms
+    for samples, _ in label_sets:
+        values[np.searchsorted(times, samples.times_ms)] += samples.values
+        ends = np.intersect1d(ends, samples.ends_ms)
+    return GaugeSamples(times, values, ends), frozenset[int]().union(*(e for _, e in label_sets))
 
 
 def _joined(subject: Subject, kpi: Kpi, scene: Scene, metric: str) -> list[Gauge]:

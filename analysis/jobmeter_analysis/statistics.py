@@ -14,6 +14,7 @@ from typing import Any
 from jobmeter_analysis import counter_statistics as counters
 from jobmeter_analysis import gauge_statistics as gauges
 from jobmeter_analysis import histogram_statistics as histograms
+from jobmeter_analysis import label_statistics as labels
 from jobmeter_analysis.catalogue import Kpi
 from jobmeter_analysis.estimate import Estimate
 from jobmeter_analysis.subjects import Scene, Subject
@@ -40,7 +41,7 @@ STATISTICS: Mapping[str, Statistic] = {
     "rate": Statistic(counters.measure_rate, counters.finish),
     "ratio": Statistic(counters.measure_ratio, counters.finish),
     "share": Statistic(counters.measure_share, counters.finish),
-    "busy_share": Statistic(counters.measure_busy_share, gauges.finish),
+    "busy_share": Statistic(counters.measure_busy_share, counters.finish_busy_share),
     "mean": Statistic(gauges.mean, gauges.finish),
     "max": Statistic(gauges.largest, gauges.finish),
     "min": Statistic(gauges.smallest, gauges.finish),
@@ -49,6 +50,10 @@ STATISTICS: Mapping[str, Statistic] = {
     "share_above": Statistic(gauges.share_above, gauges.finish),
     "share_of_bits": Statistic(gauges.share_of_bits, gauges.finish),
     "last": Statistic(gauges.last, gauges.finish),
+    "distinct": Statistic(labels.measure_distinct, labels.finish_distinct),
+    "balance": Statistic(labels.measure_loads, labels.balance),
+    "peak": Statistic(labels.measure_loads, labels.peak),
+    "variation": Statistic(labels.measure_loads, labels.variation),
     "observations": Statistic(histograms.measure, histograms.observations),
     "observed_sum": Statistic(histograms.measure, histograms.observed_sum),
     "observed_rate": Statistic(histograms.measure, histograms.observed_rate),
