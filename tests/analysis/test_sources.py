@@ -351,3 +351,18 @@ def test_a_server_needs_a_span_and_is_named_without_its_password(server):
     with pytest.raises(RecordingError, match="cannot be reached") as caught:
         closed.select(EVERYTHING, Window(0, 1))
     assert "secret" not in str(caught.value)
+
+
+def test_a_bad_block_does_not_cost_the_log(tmp_path, monkeypatch):
+    """Of a Prometheus that refuses to start, all blocks."""
+    version = programs(2)
+    folder = tmp_path / "data"
+    sent = compacted_case(version, folder)
+    block = sorted(folder.glob("*/meta.json"))[0].parent
+    (block / "index").write_bytes(b"no index")
+    for reader in ("pypdu", "prometheus"):
+        source = PrometheusFolder(folder, reader)
+        found = read(source)
+        assert any("cannot be read" in problem for problem in source.problems)
+        assert found.keys() == sent.keys()
+        assert all(max(found[key]) == max(points) for key, points in sent.items())

@@ -126,18 +126,20 @@ def test_any_log_is_read_to_the_bit(tmp_path, log, compression, pages, checkpoin
 
 @pytest.mark.prometheus
 @settings(
-    max_examples=15,
+    max_examples=8,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(log=logs(), compression=st.sampled_from(["none", "snappy", "zstd"]))
-def test_promtool_reads_the_same_from_any_log(tmp_path, log, compression):
+@given(log=logs())
+@pytest.mark.parametrize(("compression", "major"), [("none", 2), ("snappy", 2), ("zstd", 3)])
+def test_promtool_reads_the_same_from_any_log(tmp_path, compression, major, log):
+    version = programs(major)
     records, expected, newer = log
     if newer or any(list(points) != sorted(points) for points in expected.values()):
         return  # neither version at hand knows the new record; the head takes samples in order
     folder = tmp_path / "data"
     written(folder, records, compression, 4096)
-    theirs = dumped(programs(3 if compression == "zstd" else 2), folder, tmp_path)
+    theirs = dumped(version, folder, tmp_path)
     comparable = {
         key: {at: struct.unpack("<d", struct.pack("<Q", v))[0] for at, v in points.items()}
         for key, points in expected.items()

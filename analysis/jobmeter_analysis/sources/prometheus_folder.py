@@ -138,11 +138,16 @@ class PrometheusFolder:
         whole = Window(
             min(block.span.start_ms for block in blocks), max(b.span.end_ms for b in blocks)
         )
-        with throwaway_prometheus.serving([block.path for block in blocks]) as url:
-            server = PrometheusServer(url, trust_env=False)
-            for one in server.select(selectors, span or whole):
-                key = tuple(sorted(one.labels.items()))
-                pieces.setdefault(key, []).append((one.times_ms, one.values))
+        try:
+            with throwaway_prometheus.serving([block.path for block in blocks]) as url:
+                server = PrometheusServer(url, trust_env=False)
+                series = server.select(selectors, span or whole)
+        except RecordingError as cause:
+            self._problems.append(f"blocks cannot be read: {cause}")
+            return len(blocks), 0
+        for one in series:
+            key = tuple(sorted(one.labels.items()))
+            pieces.setdefault(key, []).append((one.times_ms, one.values))
         self._problems.extend(
             problem for problem in server.problems if not problem.endswith(NO_SAMPLE)
         )
