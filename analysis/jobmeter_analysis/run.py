@@ -13,13 +13,13 @@ seconds, bytes, ratios between 0 and 1, watts, joules, tokens.
 from __future__ import annotations
 
 import html
+import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
 from functools import cached_property
-from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol, get_args
 from urllib.parse import urlsplit
@@ -483,7 +483,7 @@ class Run:
         return Phase(name, Window(known[name]["start_ms"], known[name]["end_ms"]))
 
 
-def open_run(path: str | PathLike[str], attempt: str | None = None) -> Run:
+def open_run(path: str | os.PathLike[str], attempt: str | None = None) -> Run:
     """Open a run for the questions of a notebook.
 
     Args:
@@ -498,7 +498,7 @@ def open_run(path: str | PathLike[str], attempt: str | None = None) -> Run:
             message says what to give instead.
     """
     given = Path(path)
-    run, inside = _run_of(given.absolute(), given)
+    run, inside = _run_of(Path(os.path.abspath(given)), given)  # noqa: PTH100  # links stay
     read_manifest(run.manifest)
     attempts = sorted(run.all_attempts(), key=_began)
     by_name = {one.name: one for one in attempts}
@@ -513,7 +513,7 @@ def open_run(path: str | PathLike[str], attempt: str | None = None) -> Run:
     return Run(run.run, name, tuple(by_name), _Attempt(run, by_name[name]))
 
 
-def open_recording(source: str | PathLike[str], start: Time, end: Time) -> Run:
+def open_recording(source: str | os.PathLike[str], start: Time, end: Time) -> Run:
     """Open a recording that has no run folder, as one phase called ``window``.
 
     Nothing was fetched at the ends of the window, so its numbers are bounds from the samples around

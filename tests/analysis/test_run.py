@@ -57,7 +57,7 @@ def test_any_path_inside_a_run_opens_it(inside):
 def test_a_relative_path_is_enough(monkeypatch):
     monkeypatch.chdir(TRAINING / "attempts" / "local")
     assert jobmeter.open_run(".").path == TRAINING
-    assert jobmeter.open_run("../..").attempt == "local"
+    assert jobmeter.open_run("../..").path == TRAINING
 
 
 def several_attempts(root: Path) -> AttemptBuilder:
@@ -139,10 +139,10 @@ def test_kpis_without_filters_are_the_whole_table(training):
 
 
 def test_what_is_certain_of_the_training_run(training):
-    steps = training.kpis(kpi="steps_total").set_index("phase")
+    steps = training.kpis(kpi="steps_total", entity="training@n1").set_index("phase")
     assert steps["value"].to_dict() == {"warmup": 2_000, "train": 12_000, "again": 4_000}
     assert set(steps["status"]) == {"exact"}
-    samples = training.kpis(kpi="samples_total", phase="again")
+    samples = training.kpis(kpi="samples_total", entity="training@n1", phase="again")
     assert samples["value"].tolist() == [2_048 * 4_000]
 
 
@@ -184,7 +184,7 @@ def test_a_name_that_is_not_known_is_an_error_with_the_nearest(training, filters
 def test_frames_are_copies(training):
     changed = training.kpis()
     changed["value"] = 0.0
-    assert training.kpis(kpi="steps_total", phase="train")["value"].tolist() == [12_000]
+    assert set(training.kpis(kpi="steps_total", phase="train")["value"]) == {12_000}
 
 
 # --- samples
