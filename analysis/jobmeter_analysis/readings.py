@@ -90,15 +90,20 @@ def blocks(tracks: Iterable[Track], created: Mapping[object, float] | None = Non
     """Group tracks with the same moments, so that they can be computed at once."""
     groups: dict[object, list[Track]] = {}
     for track in tracks:
-        ends = track.times_ms[[0, -1]].tolist() if track.times_ms.size else []
+        times = track.times_ms
+        ends = (int(times[0]), int(times[-1])) if times.size else ()
         birth = (created or {}).get(track.labels)
-        key = (track.times_ms.size, *ends, tuple(track.edges), birth)
+        key: object = (times.size, ends, tuple(track.edges), birth)
         alike = groups.setdefault(key, [])
-        while alike and not np.array_equal(alike[0].times_ms, track.times_ms):
+        while alike and not _same(alike[0].times_ms, times):
             key = (key, 0)  # same number and ends, other moments between
             alike = groups.setdefault(key, [])
         alike.append(track)
     return [_block(group, (created or {}).get(group[0].labels)) for group in groups.values()]
+
+
+def _same(one: Times, other: Times) -> bool:
+    return one is other or bool((one == other).all())
 
 
 def _block(tracks: Sequence[Track], created_ms: float | None) -> Block:
