@@ -38,6 +38,7 @@ from jobmeter_analysis.histograms import (
     Masses,
     added,
     bucket_counts,
+    likely_quantile,
     quantile,
     without_lowest,
 )
@@ -138,12 +139,14 @@ def observed_quantile(measures: Sequence[Measure], kpi: Kpi) -> Estimate:
     found = quantile(seen.masses, kpi.quantile or 0.5)
     if found is None:
         return unavailable(ZERO_DENOMINATOR, *seen.count.reasons)
+    likely = likely_quantile(seen.masses, kpi.quantile or 0.5, seen.total.value)
+    value = found.value if likely is None else min(max(likely, found.low), found.high)
     reasons = {
         BUCKET_OVERFLOW: found.overflow,
         SINGLE_BUCKET: found.single_bucket,
         FEW_OBSERVATIONS: found.few_observations,
     }
-    return _bracketed(seen, found.value, found.low, found.high, reasons)
+    return _bracketed(seen, value, found.low, found.high, reasons)
 
 
 def observed_max(measures: Sequence[Measure], kpi: Kpi) -> Estimate:

@@ -39,6 +39,12 @@ class Amount:
     high: float
 
 
+ROUNDING = 1e-9
+"""What a sum of observations may be off by, as a part of itself."""
+STEPS_TO_RATE = 100
+"""Halvings of an interval: to the last bit of a float64."""
+
+
 @dataclass(frozen=True)
 class Masses:
     """Observations of a window by bucket.
@@ -105,10 +111,14 @@ def bucket_counts(columns: Mapping[float, Values]) -> tuple[Edges, Values]:
 
 
 def added(parts: Sequence[Masses]) -> Masses:
-    """Return the sum of several histograms, on the edges that all of them have."""
+    """Return the sum of several histograms, on the edges that all of them have.
+
+    And on those that some leave out because nothing is around them, as sparse histograms do.
+    """
     edges = parts[0].edges
-    for part in parts[1:]:
-        edges = np.intersect1d(edges, part.edges)
+    if any(not np.array_equal(part.edges, edges) for part in parts[1:]):
+        edges = np.unique(np.concatenate([part.edges for part in parts]))
+        edges = edges[np.logical_and.reduce([_divided(part, edges) for part in parts])]
     merged = [_on_edges(part, edges) for part in parts]
     return Masses(
         edges,
@@ -118,8 +128,14 @@ def added(parts: Sequence[Masses]) -> Masses:
     )
 
 
+def _divided(masses: Masses, edges: Edges) -> npt.NDArray[np.bool_]:
+    """Whether it is known what is on either side of each of ``edges``."""
+    bucket = np.searchsorted(masses.edges, edges, "left")
+    return np.asarray((masses.edges[bucket] == edges) | (masses.high[bucket] == 0))
+
+
 def _on_edges(masses: Masses, edges: Edges) -> Masses:
-    if masses.edges.size == edges.size:
+    if np.array_equal(masses.edges, edges):
         return masses
     into = np.searchsorted(edges, masses.edges, "left")
 
@@ -240,6 +256,66 @@ def _interpolated(masses: Masses, holder: int, rank: float) -> float:
     if math.isinf(bottom) or mass == 0:
         return top
     return bottom + (top - bottom) * (rank - below) / mass
+
+
+def likely_quantile(masses: Masses, q: float, total: float) -> float | None:
+    """Return quantile ``q`` as the buckets and the sum of all observations suggest it.
+
+    It is that of the distribution which, with these masses and this sum, assumes the least (has the
+    largest entropy): in each bucket the density falls or rises as ``exp(-rate x)``, with one rate
+    for all; rate 0 is the line of ``histogram_quantile``. A value, no bracket: buckets and sum need
+    not have been counted at one moment. None where the two contradict each other or say nothing.
+    """
+    counts = masses.value
+    used = counts > 0
+    bottoms = np.append(_lower_edge(masses.edges, 0), masses.edges[:-1])
+    if not used.any() or not np.isfinite(masses.edges[used]).all():
+        return None
+    if not np.isfinite(bottoms[used]).all() or not math.isfinite(total):
+        return None
+    least, most = float(counts[used] @ bottoms[used]), float(counts[used] @ masses.edges[used])
+    room = (most - least) * ROUNDING
+    if not least + room < total < most - room:
+        return None
+    upto = counts.cumsum()
+    holder = int(np.searchsorted(upto, q * upto[-1], "left"))
+    bottom, top = float(bottoms[holder]), float(masses.edges[holder])
+    rate = _rate_of(bottoms[used], masses.edges[used], counts[used], total)
+    inside = min(max((q * upto[-1] - upto[holder] + counts[holder]) / counts[holder], 0.0), 1.0)
+    return bottom + (top - bottom) * _share_reached(inside, rate * (top - bottom))
+
+
+def _rate_of(bottoms: Values, tops: Values, counts: Values, total: float) -> float:
+    """Return the rate with which densities in buckets fall so that the observations sum up."""
+    widths = tops - bottoms
+    excess = total - float(counts @ bottoms)
+    left = float(counts @ widths) - excess
+    reach = 40.0 / float(widths.min()) + float(counts.sum()) / min(excess, left)
+    low, high = -reach, reach
+    for _ in range(STEPS_TO_RATE):
+        rate = (low + high) / 2
+        if float(counts @ (widths * _mean_share(rate * widths))) > excess:
+            low = rate
+        else:
+            high = rate
+    return (low + high) / 2
+
+
+def _mean_share(steepness: Values) -> Values:
+    """Return the mean of a density ``exp(-steepness x)`` on 0 to 1."""
+    small = np.abs(steepness) < 1e-4
+    safe = np.where(small, 1.0, np.clip(steepness, -700, 700))
+    mean = 1 / safe - 1 / np.expm1(safe)
+    return np.where(small, 0.5 - steepness / 12, mean)
+
+
+def _share_reached(share: float, steepness: float) -> float:
+    """Return up to where on 0 to 1 a density ``exp(-steepness x)`` has this share."""
+    if abs(steepness) < 1e-4:
+        return share
+    if steepness < -700:  # the mirror image, where nothing overflows
+        return 1 - _share_reached(1 - share, -steepness)
+    return float(-np.log1p(share * np.expm1(-steepness)) / steepness)
 
 
 def _bracket(masses: Masses, q: float, errors: float) -> tuple[float, float]:

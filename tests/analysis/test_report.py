@@ -107,13 +107,12 @@ def test_what_has_no_number_is_named_with_its_reason(analysis):
 def test_the_brief_table_leaves_parts_and_runtime_counters_out(analysis):
     table = brief(analysis.table)
     assert len(table) < len(analysis.table) / 2
-    assert set(table.loc[table["kpi"] == "monitoring_cpu_cores_mean", "scope"]) == {"node"}
-    assert set(table.loc[table["kpi"] == "job_cpu_cores_mean", "scope"]) == {"node", "job"}
+    assert set(table.loc[table["kpi"] == "job_cpu_cores_mean", "scope"]) == {"job"}
     assert "training_samples_total" not in set(table["kpi"])  # samples_total says it
     assert "phase_seconds" in set(table.loc[table["phase"] == "job", "kpi"])
     one_node = analysis.table[analysis.table["entity"] != "n2"]
     alone = brief(one_node)
-    assert set(alone.loc[alone["kpi"] == "job_cpu_cores_mean", "scope"]) == {"job"}
+    assert set(alone.loc[alone["kpi"] == "job_cpu_cores_mean", "entity"]) == {"n1"}
 
 
 def test_every_column_is_there_on_demand(analysis):
