@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -217,7 +217,7 @@ class _Phase:
             if kpi.statistic == "elapsed":
                 yield self._row(name, kpi.unit, "job", JOB, self._elapsed())
             elif kpi.statistic == "accounting" and not self._known.local:
-                yield self._row(name, kpi.unit, "job", JOB, self._accounted(str(kpi.field)))
+                yield self._row(name, kpi.unit, "job", JOB, self._accounted(kpi))
 
     def _elapsed(self) -> Estimate:
         seconds = self._phase.window.seconds
@@ -230,12 +230,14 @@ class _Phase:
         interrupted = (PHASE_INTERRUPTED,) if self._phase.interrupted_by else ()
         return exact(seconds, 2, "marks", *interrupted)
 
-    def _accounted(self, field: str) -> Estimate:
-        said = self._known.accounting
+    def _accounted(self, kpi: Kpi) -> Estimate:
+        said, field = self._known.accounting, str(kpi.field)
         value = getattr(said, field, None)
-        if said is None or not said.final or value is None:
+        if said is None or value is None or not said.is_final(field):
             return unavailable(ACCOUNTING_MISSING)
-        return exact(float(value), 0, f"{said.source}: {said.state}")
+        number = exact(float(value), 0, f"{said.source_of(field)}: {said.state}")
+        nan = float("nan")
+        return replace(number, status="estimated", low=nan, high=nan) if kpi.hint else number
 
     def _of_targets(self, group: Group) -> Iterator[Row]:
         entities = list(entities_of(group, self._known.targets, self._unknown, self._cpus))

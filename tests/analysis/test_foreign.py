@@ -120,6 +120,8 @@ def test_from_the_command_line(tmp_path, capsys, monkeypatch):
         cli.main()
     assert not ended.value.code
     answer = json.loads(capsys.readouterr().out)
-    (row,) = [row for row in answer["rows"] if row["kpi"] == "samples_total"]
+    (row,) = [
+        row for row in answer["rows"] if (row["kpi"], row["scope"]) == ("samples_total", "service")
+    ]
     assert (row["low"], row["value"], row["high"], row["status"]) == (900, 900, 900, "exact")
     assert answer["manifest"]["state"] == "complete"
