@@ -43,7 +43,7 @@ class Page:
     @classmethod
     def of(cls, text: str) -> Page:
         """Read an exposition."""
-        known = parse_exposition(text)
+        known = parse_exposition(text if text.endswith("\n") else f"{text}\n")
         values = {(one.name, tuple(sorted(one.labels.items()))): one.value for one in known.samples}
         return cls(values, dict(known.types))
 
