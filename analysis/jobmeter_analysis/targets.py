@@ -345,7 +345,7 @@ class TargetBuilder:
         }
         words = self._vocabulary.meanings(label_sets)
         tracks = {}
-        for exposed in sorted(label_sets.keys() - set(_ABOUT_SCRAPES)):
+        for exposed in sorted(label_sets.keys() - (set(_ABOUT_SCRAPES) - words.keys())):
             word = words.get(exposed)
             series = word.series if word else exposed
             edges = [(labels, by_edge) for labels, by_edge in samples.get(exposed, {}).values()]
