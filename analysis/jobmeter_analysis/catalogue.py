@@ -381,13 +381,13 @@ def phases_named(catalogue: Catalogue) -> frozenset[str]:
 
 
 _COMPARED = (
-    "A KPI `x` that is compared between entities of scope `s` has more rows, where two or more of",
-    "them have a number: `x_across_ss_min`, `x_across_ss_mean`, `x_across_ss_max` and",
-    "`x_across_ss_variation_ratio` (standard deviation over mean) for the job, such as",
-    "`gpu_power_watts_mean_across_devices_max`; and for each entity `x_score_ratio`, its number",
-    "over the best one (the reverse where less is better), 1 for as good as the best. Reason",
-    "`outlier` names those that are further from the median than 3.5 scaled median absolute",
-    "deviations and than a tenth of it, among three or more.",
+    "A KPI `x` that is compared between devices has more rows, where two or more of them have a",
+    "number: `x_across_devices_min`, `x_across_devices_mean`, `x_across_devices_max` and",
+    "`x_across_devices_variation_ratio` (standard deviation over mean) for the job; and for each",
+    "device `x_score_ratio`, its number over the best one (the reverse where less is better), 1",
+    "for as good as the best. So it is of `nodes`, `services` and `ranks`. Reason `outlier` names",
+    "those that are further from the median than 3.5 scaled median absolute deviations and than a",
+    "tenth of it, among three or more.",
     "",
     "`kpi@phase` in a formula is the number of that phase; without such a phase there is no row.",
 )
