@@ -1,5 +1,6 @@
 """Runs as an analyst opens them: of recordings that are committed, and of built ones."""
 
+import doctest
 import json
 import os
 import re
@@ -17,12 +18,14 @@ from attempts import RUN_ID, T0, AttemptBuilder
 import jobmeter
 from jobmeter.errors import JobmeterError, RecordingError, RunFolderError
 from jobmeter.paths import RunPaths
-from jobmeter_analysis import analyze_attempt
+from jobmeter_analysis import analyze_attempt, samples
 from jobmeter_analysis.engine import COLUMNS
 from jobmeter_analysis.run import Run
 from jobmeter_analysis.samples import Query
 
-RUNS = Path(__file__).parents[1] / "fixtures" / "runs"
+ROOT = Path(__file__).parents[2]
+RUNS = ROOT / "tests" / "fixtures" / "runs"
+PAGE = ROOT / "docs" / "analysis.md"
 TIME = "datetime64[ms, UTC]"
 
 
@@ -142,8 +145,8 @@ def test_what_is_certain_of_the_training_run(training):
     steps = training.kpis(kpi="steps_total", entity="training@n1").set_index("phase")
     assert steps["value"].to_dict() == {"warmup": 2_000, "train": 12_000, "again": 4_000}
     assert set(steps["status"]) == {"exact"}
-    samples = training.kpis(kpi="samples_total", entity="training@n1", phase="again")
-    assert samples["value"].tolist() == [2_048 * 4_000]
+    counted = training.kpis(kpi="samples_total", entity="training@n1", phase="again")
+    assert counted["value"].tolist() == [2_048 * 4_000]
 
 
 def test_what_is_certain_of_the_serving_run(serving):
@@ -460,3 +463,33 @@ def test_a_run_needs_no_right_to_write(training, tmp_path):
     finally:
         for path in before:
             path.chmod(0o700 if path.is_dir() else 0o600)
+
+
+# --- the page
+
+
+def test_the_worked_example_of_the_page_is_true(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = "".join(re.findall(r"```pycon\n(.*?)```", PAGE.read_text(), re.S))
+    example = doctest.DocTestParser().get_doctest(text, {}, PAGE.name, str(PAGE), 0)
+    assert len(example.examples) > 10
+    said: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert runner.run(example, out=said.append).failed == 0, "".join(said)
+
+
+@pytest.mark.parametrize("name", ["kpis", "series", "metrics", "phases", "coverage", "events"])
+def test_columns_are_documented(training, name):
+    frame = training.series("up") if name == "series" else getattr(training, name)()
+    (line,) = re.findall(rf"^\| `run\.{name}\(.*$", PAGE.read_text(), re.M)
+    documented = re.findall(r"`(\w+)`", line.partition("|")[2].split("|", 2)[2])
+    known = {"kpis": [], "series": samples.COLUMNS, "events": ["time", "node", "event"]}
+    for column in known.get(name, frame.columns):
+        assert column in documented, column
+        assert f"``{column}``" in getattr(Run, name).__doc__, column
+
+
+def test_every_column_of_the_table_is_documented():
+    for column in COLUMNS:
+        assert f"`{column}`" in PAGE.read_text()
+        assert f"``{column}``" in Run.kpis.__doc__
