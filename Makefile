@@ -1,5 +1,6 @@
 # make demo   a monitored training run on this machine, and its KPI table
 # make test   everything that this machine can run
+# make test-truth  the arithmetic against simulated truth, ten thousand examples each (minutes)
 # make test-without-cgroups   the cluster's jobs again, on a Slurm that tracks processes by their parents
 # make lint   style, types and import directions alone
 # make bench  the measurements of benchmarks/README.md (minutes)
@@ -11,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROGRAMS := $(CURDIR)/.programs
 
-.PHONY: demo test test-without-cgroups lint bench clean
+.PHONY: demo test test-truth test-without-cgroups lint bench clean
 
 demo: $(VENV)/.user
 	@programs=$$(tools/get-programs.sh $(PROGRAMS)) && \
@@ -19,7 +20,11 @@ demo: $(VENV)/.user
 
 test: lint
 	tools/install-test-packages.sh tests/cluster_packages.txt
+	@tools/get-prometheus-3.sh $(PROGRAMS)/prometheus-3 || true # says why not; the tests skip then
 	$(BIN)/pytest
+
+test-truth: $(VENV)/.dev
+	JOBMETER_TRUTH_EXAMPLES=10000 $(BIN)/pytest tests/analysis/test_truth.py tests/analysis/test_truth_numbers.py
 
 test-without-cgroups: $(VENV)/.dev
 	tools/install-test-packages.sh tests/cluster_packages.txt

@@ -5,7 +5,6 @@
 set -euo pipefail
 readonly folder=$1
 readonly programs=$folder/usr/bin
-readonly mirror=${JOBMETER_DEBIAN_MIRROR}
 readonly keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 fail() {
@@ -20,6 +19,10 @@ if ! runs; then
     command -v "$program" >/dev/null || fail "$program is missing"
   done
   [[ -r $keyring ]] || fail "$keyring is missing: apt-get install debian-archive-keyring"
+  # The mirror that this system uses already.
+  # shellcheck disable=SC2016 # apt's variable
+  mirror=$(apt-get indextargets --no-release-info --format '$(REPO_URI)' 'Created-By: Packages' |
+    grep --max-count=1 --invert-match security) || fail "apt names no mirror of Debian"
   work=$(mktemp --directory)
   trap 'rm -rf -- "$work"' EXIT
   mkdir -p -- "$work/state" "$work/cache"

@@ -20,7 +20,8 @@ from jobmeter.window import Phase, job_window, phases_from
 from jobmeter_analysis.catalogue import Catalogue, metrics_of
 from jobmeter_analysis.clients import ClientNumber, client_rows
 from jobmeter_analysis.readings import PROCESS_START
-from jobmeter_analysis.recording import NO_SAMPLE, PrometheusFolder, Recording, Selector, Series
+from jobmeter_analysis.recording import NO_SAMPLE, Recording, Selector, Series
+from jobmeter_analysis.sources.prometheus_folder import PrometheusFolder
 from jobmeter_analysis.targets import (
     RUN_INFO,
     Edge,

@@ -369,8 +369,12 @@ class _Rows:
         if int(self._latest[0]) <= a or since == "boot":
             return [], False
         if since == "job":
+            # Slurm has charged the group for starting the script before its first line says so: the
+            # counters were zero at some moment before that, not at it.
             begin = self._target.job_start_ms
-            return (self._from(begin) if begin is not None and begin < first else []), False
+            return (
+                [(begin - 1, float("nan"))] if begin is not None and begin < first else []
+            ), False
         absent = self._answered_without(first)
         if absent:
             opening = [one for one in absent if one[0] <= a][-1:]
