@@ -345,6 +345,10 @@ def _check_formulas(groups: Catalogue, home: Mapping[str, str]) -> None:
             if kpi.formula is None:
                 continue
             where = f"{home[name]}: kpi {name!r}: formula"
+            if kpi.spread:
+                raise CatalogueError(f"{where}: only what is measured is compared; drop 'spread'")
+            if kpi.combine and not {"node", "job"}.issuperset(group.totals):
+                raise CatalogueError(f"{where}: combined by node and for the job; drop 'combine'")
             try:
                 formula = Formula.parse(kpi.formula)
             except FormulaError as cause:

@@ -428,6 +428,34 @@ def test_energy_of_the_real_exposition_is_an_integral(real):
     assert rows(real, "energy_joules")["job"]["value"] == total["value"]
 
 
+def test_moving_devices_through_a_real_prometheus(tmp_path):
+    live = replayed(
+        {
+            "nvidia": lambda at: everything(at).text,
+            "gaudi": lambda at: habanalabs(at).text,
+        },
+        tmp_path,
+        scrapes=12,
+        interval_s=0.25,
+    )
+    window = live.window("nvidia", 2, 9)
+    analysis = analyzed(live.folder, window)
+    assert set(analysis.table["unit"]) <= set(UNITS)
+    for kpi, (exposed, scale) in INCREASES.items():
+        for gpu in GPUS:
+            truth = PER_SECOND[exposed] * SLOW[gpu] * window.seconds * scale
+            one = rows(analysis, kpi, "device")[f"gpu{gpu}@n1"]
+            assert one["low"] * (1 - 1e-9) <= truth <= one["high"] * (1 + 1e-9), kpi
+    for kpi, (exposed, scale) in MEANS.items():
+        value = rows(analysis, kpi, "device")["gpu0@n1"]["value"]
+        assert value == pytest.approx(GAUGES[exposed] * scale), kpi
+    joules = 400 * sum(HPU_SLOW.values()) * window.seconds
+    energy = rows(analysis, "hpu_energy_joules", "job")["job"]
+    assert energy["low"] <= joules <= energy["high"]
+    both = rows(analysis, "energy_joules")["job"]
+    assert both["low"] <= joules + 600 * sum(SLOW.values()) * window.seconds <= both["high"]
+
+
 def test_the_window_is_where_the_pages_say():
     assert timed(everything)[1][0] == T0
     assert WINDOW.end_ms - WINDOW.start_ms == STEP_MS * (len(timed(everything)) - 3)

@@ -7,6 +7,7 @@ from attempts import RUN_ID, STACK, T0, TRAIN, manifest, training_text, write_bl
 from devices import GPUS, SECONDS, SLOW, WINDOW, everything, merged, recorded, rows, samples
 from replay import Page
 
+from jobmeter.errors import CatalogueError
 from jobmeter.manifest import PlannedTarget
 from jobmeter_analysis import analyze_attempt
 from jobmeter_analysis.catalogue import load_catalogue
@@ -280,6 +281,40 @@ def test_numbers_of_other_phases():
 def test_what_formulas_cannot_say(text):
     with pytest.raises(FormulaError):
         Formula.parse(text)
+
+
+GROUP = """
+help: A group.
+services: [node]
+scope: service
+totals: [job]
+kpis:
+  load_mean:
+    unit: "1"
+    help: Load.
+    statistic: mean
+    metric: node_load1
+  load_twice:
+    unit: "1"
+    help: Twice that.
+    statistic: formula
+    formula: load_mean + load_mean
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (GROUP + "    spread: higher\n", "only what is measured is compared"),
+        (GROUP.replace("[job]", "[service]") + "    combine: sum\n", "drop 'combine'"),
+        (GROUP.replace("+ load_mean", "+ load@idle"), "no KPI 'load'; did you mean"),
+        (GROUP + "    method: step\n", "does not use the key 'method'"),
+    ],
+)
+def test_what_the_catalogue_refuses(tmp_path, text, told):
+    (tmp_path / "10-extra.yaml").write_text(text)
+    with pytest.raises(CatalogueError, match=told):
+        load_catalogue(tmp_path)
 
 
 def test_the_window_of_devices_begins_at_the_origin():
