@@ -81,10 +81,25 @@ def finish(measures: Sequence[Pair], kpi: Kpi) -> Estimate:
     below = [pair[1] for pair in measures if pair[1] is not None]
     if not below:
         return COMBINED[kpi.combined]([pair[0] for pair in measures])
-    result = quotient(total([pair[0] for pair in measures]), total(below))
-    if result.available and kpi.statistic == "share":
-        result = replace(result, high=min(1.0, result.high))
+    above, whole = total([pair[0] for pair in measures]), total(below)
+    if kpi.statistic == "share":
+        return _part_of(above, whole)
+    result = quotient(above, whole)
     return scaled(result, kpi.scale) if kpi.scale != 1 else result
+
+
+def _part_of(part: Estimate, whole: Estimate) -> Estimate:
+    """Return ``part / whole``, the one being some of the other in the same readings.
+
+    It is smallest when the part is, and the rest largest.
+    """
+    share = quotient(part, whole)
+    if not share.available:
+        return share
+    rest = difference(whole, part)
+    low = part.low / (part.low + rest.high) if part.low > 0 else 0.0
+    high = part.high / (part.high + rest.low) if 0 < part.high < math.inf else min(1.0, part.high)
+    return replace(share, value=min(max(share.value, low), high), low=low, high=high)
 
 
 def measure_busy_share(subject: Subject, kpi: Kpi, scene: Scene) -> Pair:
@@ -134,8 +149,7 @@ def _share(all_moved: Moved, busy: Moved, phase: Phase) -> Estimate:
     if all_moved.enclosing <= 0:
         return unavailable(ZERO_DENOMINATOR, *all_moved.reasons)
     if not (all_moved.between_edges and busy.between_edges):
-        share = quotient(busy.increase, all_moved.increase)
-        return replace(share, high=min(1.0, share.high)) if share.available else share
+        return _part_of(busy.increase, all_moved.increase)
     share_between = busy.enclosing / all_moved.enclosing
     outside = max(0.0, 1 - phase.window.seconds / all_moved.longest_s)
     low = max(0.0, (share_between - outside) / (1 - outside))
