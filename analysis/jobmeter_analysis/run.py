@@ -145,7 +145,8 @@ class Run:
     Nothing is read before it is asked for. KPIs, phases, coverage and the manifest come from one
     analysis of the recording, which is done at the first question and then kept; what an earlier
     ``jobmeter analyze`` wrote into ``report/`` is not used. Open the run again to read a recording
-    that has grown. Frames are copies: change them as you like.
+    that has grown. Frames are copies: change them as you like. Columns of type str are those of the
+    installed pandas: ``object`` before pandas 3.
 
     Attributes:
         path: The run folder; of a recording without one, its source in words.
