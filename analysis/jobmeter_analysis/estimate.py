@@ -231,10 +231,8 @@ def _combined(one: Estimate, other: Estimate, value: float, ends: Sequence[float
     if not (one.available and other.available):
         return unavailable(*one.reasons, *other.reasons)
     if any(math.isnan(end) for end in ends):
-        low = high = math.nan
-    else:
-        low, high = min(ends), max(ends)
-    return _joined(value, low, high, (one, other))
+        return replace(_joined(value, math.nan, math.nan, (one, other)), status="estimated")
+    return _joined(value, min(ends), max(ends), (one, other))
 
 
 def scaled(number: Estimate, factor: float) -> Estimate:
