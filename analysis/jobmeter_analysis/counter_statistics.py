@@ -69,7 +69,9 @@ def measure_share(subject: Subject, kpi: Kpi, scene: Scene) -> Pair:
     everything = kpi.model_copy(update={"only": {}})
     above = moved(subject, str(kpi.metric), kpi, scene)
     whole = moved(subject, str(kpi.metric), everything, scene)
-    if whole.increase.available and not above.increase.available:
+    tracks = subject.tracks(str(kpi.metric), everything)
+    told = all(any(track.label(label) for track in tracks) for label in kpi.only)
+    if told and whole.increase.available and not above.increase.available:
         # The whole is there, and none of it is of this kind.
         zero = replace(whole.increase, value=0.0, low=0.0, high=0.0, reasons=frozenset())
         return zero, whole.increase
