@@ -27,6 +27,7 @@ STEP = Histogram(
     buckets=[0.001 * 1.5**n for n in range(20)],
 )
 LOSS = Gauge("training_loss", "Mean squared error of the last batch.")
+LOSS.set(float("nan"))  # there is none before the first step
 
 
 def batches(rng, size, features):

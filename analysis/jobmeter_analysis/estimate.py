@@ -212,7 +212,7 @@ def quotient(above: Estimate, below: Estimate) -> Estimate:
         return unavailable(*above.reasons, *below.reasons, ZERO_DENOMINATOR)
     if below.low > 0 or math.isnan(below.low):
         ends = [
-            0.0 if math.isinf(b) and not math.isinf(a) else a / b
+            0.0 if math.isinf(b) else a / b  # of both unbounded, the other ends tell
             for a in (above.low, above.high)
             for b in (below.low, below.high)
         ]

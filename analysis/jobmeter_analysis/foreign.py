@@ -43,7 +43,7 @@ def read_foreign(
         RecordingError: nothing can be read.
     """
     vocabulary = load_vocabulary()
-    series = _named(
+    series = named_targets(
         recording.select(selectors_of(catalogue, vocabulary), widened(window, LONGEST_INTERVAL_MS))
     )
     builders: dict[TargetName, TargetBuilder] = {}
@@ -76,7 +76,7 @@ def read_foreign(
     )
 
 
-def _named(found: Sequence[Series]) -> list[Series]:
+def named_targets(found: Sequence[Series]) -> list[Series]:
     """Return the series with a service and a node, whatever their Prometheus calls them.
 
     Several instances of one job on one host are several services: ``vllm:8000``, ``vllm:8001``.

@@ -382,7 +382,8 @@ class _Rows:
         torn = self._torn_before(first)
         born = self._birth_ms()
         if born is None or (torn is not None and torn < born):
-            return [], torn is None
+            # What recorded it may have begun long after it did.
+            return [], torn is None and self._target.kind != "recorded"
         return self._from(born), False
 
     def _from(self, born: int) -> list[tuple[int, float]]:

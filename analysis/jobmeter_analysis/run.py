@@ -36,7 +36,7 @@ from jobmeter_analysis import samples
 from jobmeter_analysis.catalogue import Scope, load_catalogue
 from jobmeter_analysis.engine import Analysis, analyze_attempt, analyze_recording
 from jobmeter_analysis.estimate import STATUSES
-from jobmeter_analysis.foreign import _named as with_node_and_service
+from jobmeter_analysis.foreign import named_targets as with_node_and_service
 from jobmeter_analysis.recording import (
     NO_SAMPLE,
     PrometheusFolder,

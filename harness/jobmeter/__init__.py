@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jobmeter_analysis.run import Run, open_recording, open_run
+    from jobmeter_analysis.scaling import scaling
 
 __version__ = "0.1.0"
-__all__ = ["Run", "__version__", "open_recording", "open_run"]
+__all__ = ["Run", "__version__", "open_recording", "open_run", "scaling"]
 
 _HOMES = {
     "Run": "jobmeter_analysis.run",
     "open_recording": "jobmeter_analysis.run",
     "open_run": "jobmeter_analysis.run",
+    "scaling": "jobmeter_analysis.scaling",
 }
 
 

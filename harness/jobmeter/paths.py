@@ -6,6 +6,7 @@ every file for a reader.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -114,8 +115,18 @@ class RunPaths:
         return AttemptPaths(self.attempts / name)
 
     def all_attempts(self) -> tuple[AttemptPaths, ...]:
-        """Every attempt that has started so far, oldest first."""
+        """Every attempt that has started so far: by job id, array task, component, restart."""
         if not self.attempts.is_dir():
             return ()
         folders = [entry for entry in self.attempts.iterdir() if entry.is_dir()]
-        return tuple(AttemptPaths(f) for f in sorted(folders, key=lambda f: f.stat().st_ctime_ns))
+        return tuple(AttemptPaths(f) for f in sorted(folders, key=lambda f: _numbers_in(f.name)))
+
+
+def _numbers_in(name: str) -> tuple[tuple[int, str], ...]:
+    """Return the parts of a name so that numbers sort by their size.
+
+    >>> sorted(["12.r10", "9", "12", "12.r2"], key=_numbers_in)
+    ['9', '12', '12.r2', '12.r10']
+    """
+    parts = re.findall(r"\d+|\D+", name)
+    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in parts)

@@ -31,9 +31,7 @@ Model = TypeVar("Model", bound=StrictModel)
 if TYPE_CHECKING:
     _Base = yaml.SafeLoader
 else:
-    _Base = getattr(
-        yaml, "CSafeLoader", yaml.SafeLoader
-    )  # tenfold speed
+    _Base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # tenfold speed
 
 
 class _Loader(_Base):
