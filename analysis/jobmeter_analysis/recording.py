@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -243,11 +243,3 @@ class Shared:
                 return known
         alike.append(times)
         return times
-
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401  # whatever the sources have
-    if name == "PrometheusFolder":
-        from jobmeter_analysis.sources.prometheus_folder import PrometheusFolder
-
-        return PrometheusFolder
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

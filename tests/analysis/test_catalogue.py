@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from jobmeter.errors import CatalogueError
-from jobmeter_analysis.catalogue import STATISTIC_KEYS, as_markdown, load_catalogue
+from jobmeter_analysis.catalogue import STATISTIC_KEYS, load_catalogue
+from jobmeter_analysis.catalogue_page import as_markdown
 from jobmeter_analysis.statistics import STATISTICS
 
 GROUP = """
@@ -93,5 +94,5 @@ def test_no_catalogue(tmp_path):
 def test_the_page_of_the_documentation_is_up_to_date():
     page = Path(__file__).parents[2] / "docs" / "kpis.md"
     assert page.read_text() == as_markdown(load_catalogue()), (
-        "write it again: python -m jobmeter_analysis.catalogue > docs/kpis.md"
+        "write it again: python -m jobmeter_analysis.catalogue_page > docs/kpis.md"
     )

@@ -32,7 +32,7 @@ from replay import Page, replayed
 
 from jobmeter_analysis.catalogue import UNITS, load_catalogue
 from jobmeter_analysis.engine import analyze_recording
-from jobmeter_analysis.recording import PrometheusFolder
+from jobmeter_analysis.sources.prometheus_folder import PrometheusFolder
 from jobmeter_analysis.vocabulary import load_vocabulary
 
 pytestmark = pytest.mark.prometheus

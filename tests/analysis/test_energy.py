@@ -14,7 +14,7 @@ from jobmeter_analysis.catalogue import load_catalogue
 from jobmeter_analysis.engine import analyze_recording
 from jobmeter_analysis.estimate import Estimate, exact, unavailable
 from jobmeter_analysis.formula import Formula, FormulaError
-from jobmeter_analysis.recording import PrometheusFolder
+from jobmeter_analysis.sources.prometheus_folder import PrometheusFolder
 
 COUNTER = "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION"
 JOULES = 600 * sum(SLOW.values()) * SECONDS

@@ -18,7 +18,7 @@ from jobmeter.window import Window
 from jobmeter_analysis import analyze_attempt
 from jobmeter_analysis.catalogue import load_catalogue
 from jobmeter_analysis.engine import analyze_recording
-from jobmeter_analysis.recording import PrometheusFolder
+from jobmeter_analysis.sources.prometheus_folder import PrometheusFolder
 from jobmeter_analysis.vocabulary import load_vocabulary
 
 pytestmark = pytest.mark.prometheus

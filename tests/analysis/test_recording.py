@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobmeter.errors import RecordingError
-from jobmeter_analysis.recording import PrometheusFolder, Recorded, Selector, Series
+from jobmeter_analysis.recording import Recorded, Selector, Series
+from jobmeter_analysis.sources.prometheus_folder import PrometheusFolder
 
 pytestmark = pytest.mark.prometheus
 
