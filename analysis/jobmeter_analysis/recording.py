@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from jobmeter.window import Window
-
-if TYPE_CHECKING:
-    from jobmeter_analysis.sources.prometheus_folder import PrometheusFolder as PrometheusFolder
 
 Times = npt.NDArray[np.int64]
 """Milliseconds since the Unix epoch."""

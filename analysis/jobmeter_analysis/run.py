@@ -39,13 +39,13 @@ from jobmeter_analysis.estimate import STATUSES
 from jobmeter_analysis.foreign import named_targets as with_node_and_service
 from jobmeter_analysis.recording import (
     NO_SAMPLE,
-    PrometheusFolder,
     Recording,
     Selector,
     Series,
     Wanted,
 )
 from jobmeter_analysis.sources import open_source
+from jobmeter_analysis.sources.prometheus_folder import PrometheusFolder
 from jobmeter_analysis.targets import Edge, TargetName, read_edges
 from jobmeter_analysis.vocabulary import load_vocabulary
 

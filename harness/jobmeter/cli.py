@@ -10,6 +10,7 @@ import enum
 import os
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -386,10 +387,8 @@ def _window(start: str | None, end: str | None) -> Window | None:
 def _time_ms(text: str, option: str) -> int:
     from datetime import datetime
 
-    try:
-        return round(float(text) * 1000)
-    except ValueError:
-        pass
+    with suppress(ValueError, OverflowError):
+        return _of_this_age(round(float(text) * 1000), text, option)
     try:
         moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError as cause:
@@ -399,6 +398,13 @@ def _time_ms(text: str, option: str) -> int:
     if moment.tzinfo is None:
         raise SpecError(f"{option}: {text!r} has no time zone; append +00:00 or Z")
     return round(moment.timestamp() * 1000)
+
+
+def _of_this_age(time_ms: int, text: str, option: str) -> int:
+    """Refuse what is no time of this age, such as milliseconds where seconds are meant."""
+    if not 0 <= time_ms < 1e14:
+        raise SpecError(f"{option}: {text!r} is no time in seconds since 1970; milliseconds?")
+    return time_ms
 
 
 def main() -> NoReturn:

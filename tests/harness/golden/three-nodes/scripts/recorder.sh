@@ -233,7 +233,7 @@ launch() {
   nice -n 19 env GOMAXPROCS=2 GOMEMLIMIT=1GiB \
     "$PROGRAM" --config.file="$ATTEMPT/prometheus.yml" --storage.tsdb.path="$DATA" \
     --storage.tsdb.retention.time=10y --web.config.file="$SECRETS/web.yml" \
-    --web.listen-address="127.0.0.1:$PORT" </dev/null >>"$LOG" 2>&1 &
+    --web.listen-address="127.0.0.1:$PORT" --enable-feature=extra-scrape-metrics </dev/null >>"$LOG" 2>&1 &
   PROMETHEUS=$!
   now
   LAUNCHED=$NOW
