@@ -42,6 +42,11 @@ def unknown_to(catalogue: Catalogue, targets: Sequence[Target]) -> Sequence[Targ
     return [one for one in payload if not any(_has(group, one) for group in catalogue.values())]
 
 
+def knows_any(catalogue: Catalogue, targets: Sequence[Target]) -> bool:
+    """Whether any group is about any of ``targets``."""
+    return any(_has(group, target) for group in catalogue.values() for target in targets)
+
+
 def entities_of(
     group: Group,
     targets: Sequence[Target],

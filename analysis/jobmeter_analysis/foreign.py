@@ -16,8 +16,9 @@ from jobmeter.manifest import PlannedTarget, RunManifest
 from jobmeter.window import Phase, Window
 from jobmeter_analysis.attempt import LOCAL, Attempt, clock_offsets_ms, selectors_of, skewed
 from jobmeter_analysis.catalogue import Catalogue
+from jobmeter_analysis.entities import knows_any
 from jobmeter_analysis.recording import Recording, Series, widened
-from jobmeter_analysis.targets import TargetBuilder, TargetName
+from jobmeter_analysis.targets import Target, TargetBuilder, TargetName
 from jobmeter_analysis.vocabulary import load_vocabulary
 
 NO_SERVICE = "recording"
@@ -71,33 +72,47 @@ def read_foreign(
         last_fact_ms=window.end_ms,
         accounting=None,
         skewed=skewed(offsets),
-        problems=tuple(recording.problems),
+        problems=(*recording.problems, *_nothing_known(catalogue, targets)),
         recording_usable=not recording.problems,
     )
+
+
+def _nothing_known(catalogue: Catalogue, targets: Sequence[Target]) -> tuple[str, ...]:
+    """Say so when targets answered and no KPI is made of anything that they expose."""
+    if not any(target.ever_up for target in targets) or knows_any(catalogue, targets):
+        return ()
+    return ("no KPI is made of anything in this recording",)
 
 
 def named_targets(found: Sequence[Series]) -> list[Series]:
     """Return the series with a service and a node, whatever their Prometheus calls them.
 
-    Several instances of one job on one host are several services: ``vllm:8000``, ``vllm:8001``.
+    Several instances of one job on one host are several services: ``vllm:8000``, ``vllm:8001``;
+    of several addresses of one node that have the same port, ``vllm:10.0.0.5:8000``.
     """
+    instances: dict[tuple[str, str], set[str]] = {}
     ports: dict[tuple[str, str], set[str]] = {}
     for one in found:
         if not _ours(one.labels):
             service, host, port = _address(one.labels)
+            instances.setdefault((service, host), set()).add(one.labels.get("instance", ""))
             ports.setdefault((service, host), set()).add(port)
     named = []
     for one in found:
         service, host, port = _address(one.labels)
-        if not _ours(one.labels) and len(ports[service, host]) > 1:
-            service = f"{service}:{port}"
+        if not _ours(one.labels) and (several := len(instances[service, host])) > 1:
+            told_by_port = len(ports[service, host]) == several
+            service = f"{service}:{port if told_by_port else one.labels.get('instance', '')}"
         named.append(replace(one, labels={**one.labels, "service": service, "node": host}))
     return named
 
 
 def _ours(labels: Mapping[str, str]) -> bool:
-    """Whether a series carries the labels of a recording of jobmeter."""
-    return "service" in labels and "node" in labels
+    """Whether a series carries the labels of a recording of jobmeter.
+
+    Others have services and nodes too, with several instances of a service on one node.
+    """
+    return labels.keys() >= {"service", "node", "run_id"}
 
 
 def _address(labels: Mapping[str, str]) -> tuple[str, str, str]:

@@ -235,13 +235,13 @@ def quantile(masses: Masses, q: float) -> Quantile | None:
     if few:
         wider = _bracket(masses, q, Z95)
         low, high = min(low, wider[0]), max(high, wider[1])
-    overflow = math.isinf(masses.edges[holder])
+    beyond = math.isinf(masses.edges[-1]) and masses.high[-1] > 0
     value = _interpolated(masses, holder, q * n)
     return Quantile(
         value=min(max(value, low), high),
         low=low,
         high=high,
-        overflow=overflow or math.isinf(high),
+        overflow=bool(beyond and math.isinf(high)),
         single_bucket=int((masses.high > 0).sum()) == 1,
         few_observations=few,
     )
