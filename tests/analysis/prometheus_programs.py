@@ -8,6 +8,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -135,11 +136,12 @@ def send(http: httpx.Client, samples: Mapping[Labels, Mapping[int, int]]) -> Non
 
 def dumped(version: Programs, folder: Path, scratch: Path) -> dict[Labels, dict[int, float]]:
     """Return what promtool reads from a copy of a data folder: it writes beside what it reads."""
-    copy = shutil.copytree(folder, scratch / f"{folder.name}-dump")
+    scratch = Path(tempfile.mkdtemp(dir=scratch))
+    copy = shutil.copytree(folder, scratch / folder.name)
     (copy / "wal").mkdir(exist_ok=True)
     command = [version.command("promtool"), "tsdb", "dump", str(copy)]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    shutil.rmtree(copy)
+    shutil.rmtree(scratch)
     found: dict[Labels, dict[int, float]] = {}
     for line in text.splitlines():
         match = DUMPED.fullmatch(line)

@@ -36,6 +36,13 @@ VALUES = st.one_of(
 )
 
 
+class Log(tuple):
+    """Records, what they hold, and whether newer ones are among them; shown in few words."""
+
+    def __repr__(self):
+        return f"<{len(self[0])} records of {len(self[1])} series>"
+
+
 @st.composite
 def logs(draw):
     """Return records, and what they hold: bits by time by label set."""
@@ -70,7 +77,7 @@ def logs(draw):
             elif samples:
                 starts = [int(rng.choice([0, T0 - 5, T0 - 9000])) for _ in samples]
                 records.append(samples_v2_record(samples, starts))
-    return records, expected, "new" in kinds
+    return Log((records, expected, "new" in kinds))
 
 
 def written(folder, records, compression, pages, checkpointed=0):
