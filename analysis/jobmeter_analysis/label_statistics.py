@@ -51,9 +51,9 @@ def measure_distinct(subject: Subject, kpi: Kpi, scene: Scene) -> Estimate:
     low, high = phase.window.start_ms - near_ms, phase.window.end_ms + near_ms
 
     def seen(track: Track) -> bool:
-        inside = (track.times_ms >= low) & (track.times_ms <= high)
+        first, behind = track.times_ms.searchsorted([low, high + 1])
         own = (subject.target.boundaries[index].phase == phase.name for index in track.edges)
-        return bool(inside.any()) or any(own)
+        return bool(behind > first) or any(own)
 
     found = [track for track in subject.tracks(str(kpi.metric), kpi) if seen(track)]
     if not found:

@@ -53,9 +53,18 @@ class Subject:
         """Return the label sets of ``metric`` that ``kpi`` means; none of a foreign target."""
         if self.target.foreign:
             return ()
+        key = (metric, self.only, tuple(kpi.only.items()), tuple(kpi.without.items()))
+        if key not in self.target.chosen:
+            self.target.chosen[key] = self._chosen(metric, kpi)
+        return self.target.chosen[key]
+
+    def _chosen(self, metric: str, kpi: Kpi) -> tuple[Track, ...]:
+        tracks = self.target.tracks.get(metric, ())
+        if not (self.only or kpi.only or kpi.without):
+            return tracks
         return tuple(
             track
-            for track in self.target.tracks.get(metric, ())
+            for track in tracks
             if all(track.label(label) == value for label, value in self.only)
             and all(_is(track.label(label), values) for label, values in kpi.only.items())
             and not any(_is(track.label(label), values) for label, values in kpi.without.items())

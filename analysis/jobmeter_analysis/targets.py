@@ -6,7 +6,7 @@ A recorded series and a sample of an edge are the same thing when metric name an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -85,7 +85,10 @@ class Track:
 
     def label(self, name: str) -> str:
         """Return one label, empty when it is not there."""
-        return dict(self.labels).get(name, "")
+        for key, value in self.labels:
+            if key == name:
+                return value
+        return ""
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,7 @@ class Target:
         run_id: Of the run this should belong to.
         job_start_ms: When the job began, if its cgroups began with it; else None.
         clock_offset_ms: How far its clock is ahead of the one that stamped the samples.
+        chosen: Label sets that were asked for, by what was asked.
     """
 
     name: TargetName
@@ -136,6 +140,9 @@ class Target:
     counters: frozenset[str] = frozenset()
     job_start_ms: int | None = None
     clock_offset_ms: float = 0.0
+    chosen: dict[Hashable, tuple[Track, ...]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @property
     def max_gap_ms(self) -> float:

@@ -47,7 +47,7 @@ class Log(tuple):
 def logs(draw):
     """Return records, and what they hold: bits by time by label set."""
     rng = np.random.default_rng(draw(st.integers(0, 1 << 32)))
-    targets, ref, kinds = [], draw(st.integers(1, 1 << 40)), []
+    targets, ref, kinds = [], draw(st.integers(1, 1 << 39)), []
     records = []
     for number in range(draw(st.integers(1, 3))):
         size = draw(st.sampled_from([1, 2, 70, 900]))
