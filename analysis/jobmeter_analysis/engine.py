@@ -264,7 +264,7 @@ class _Phase:
             found.append((entity, number))
             yield self._row(name, kpi.unit, group.scope, entity.name, number, *entity.nodes)
         for scope in group.totals:
-            for total, members in grouped(entities, scope).items():
+            for total, members in grouped(entities, scope, str(kpi.metric)).items():
                 number = statistic.finish([m for i in members for m in measures[i]], kpi)
                 nodes = [node for i in members for node in entities[i].nodes]
                 yield self._row(name, kpi.unit, scope, total, number, *nodes)

@@ -108,14 +108,29 @@ def _natural(value: str) -> tuple[int, str]:
     return (int(value) if value.isdigit() else -1, value)
 
 
-def grouped(entities: Sequence[Entity], scope: str) -> dict[str, list[int]]:
-    """Return by name of the total which entities belong to it."""
+def grouped(entities: Sequence[Entity], scope: str, metric: str) -> dict[str, list[int]]:
+    """Return by name of the total which entities belong to it.
+
+    What is there as a whole and in parts (a GPU and its instances) counts in its parts only.
+    """
+    having: dict[int, list[Subject]] = {}
+    for one in entities:
+        if one.has(metric):
+            having.setdefault(id(one.subjects[0].target), []).append(one.subjects[0])
     found: dict[str, list[int]] = {}
     for index, entity in enumerate(entities):
         target = entity.subjects[0].target
+        if any(_part_of(one, entity.subjects[0]) for one in having.get(id(target), ())):
+            continue
         name = {"node": target.name.node, "service": str(target.name)}.get(scope, JOB)
         found.setdefault(name, []).append(index)
     return found
+
+
+def _part_of(part: Subject, whole: Subject) -> bool:
+    """Whether ``part`` has the labels of ``whole``, and one that is open in it."""
+    pairs = zip(part.only, whole.only, strict=True)
+    return part.only != whole.only and all(mine == its or not its[1] for mine, its in pairs)
 
 
 def cpus_of_job(targets: Sequence[Target]) -> dict[str, frozenset[str]]:

@@ -304,6 +304,18 @@ def test_the_power_of_a_gpu_cut_into_instances_counts_once(tmp_path):
     assert (busy["status"], busy["reason"]) == ("unavailable", "metric_absent")
 
 
+def test_a_gpu_that_is_there_as_a_whole_and_in_instances_counts_in_these(tmp_path):
+    def both(at):
+        page = instances(at)
+        page.values["DCGM_FI_DEV_FB_USED", (("UUID", "GPU-0"), ("gpu", "0"))] = 1100.0
+        return page
+
+    analysis = analyzed(recorded(both, tmp_path / "data"))
+    each = rows(analysis, "gpu_memory_used_bytes_mean", "device")
+    assert [line["value"] / MIB for line in each.values()] == [1100, 250, 750]
+    assert rows(analysis, "gpu_memory_used_bytes_mean", "job")["job"]["value"] == 1000 * MIB
+
+
 def test_gaudis_by_either_exporter(hpus):
     kpis = {
         "hpu_utilization_ratio_mean": 0.9,
