@@ -111,7 +111,7 @@ def without_number(frame: pd.DataFrame) -> str:
     named = [
         f"{reason.replace(';', '; ')}: {', '.join(kpis)}" for reason, kpis in by_reason.items()
     ]
-    return f"no number: {' · '.join(named)}" if named else "every KPI has a number"
+    return f"no number: {' · '.join(named)}" if named else "every KPI in the table has a number"
 
 
 def headline(analysis: Analysis) -> str:

@@ -210,6 +210,8 @@ class Answer(http.server.BaseHTTPRequestHandler):
         (200, b"<html>hello</html>", "does not answer as a Prometheus does"),
         (404, b"not found", "does not answer as a Prometheus does"),
         (200, b"[1]", "does not answer as a Prometheus does"),
+        (200, b'{"status": "success"}', "not as a Prometheus does"),
+        (200, b'{"status": "success", "data": [7]}', "not as a Prometheus does"),
         (422, b'{"status":"error","errorType":"x","error":"went wrong"}', "went wrong"),
     ],
 )

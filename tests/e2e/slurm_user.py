@@ -120,7 +120,10 @@ class Table:
         return [r for r in self.rows if r["kpi"] == kpi and wanted.items() <= r.items()]
 
     def one(self, kpi, **wanted):
+        """Return the only row; the job's total stands aside unless its scope is asked for."""
         rows = self.find(kpi, **wanted)
+        if not {"scope", "entity"} & wanted.keys():
+            rows = [r for r in rows if r["scope"] != "job"] or rows
         assert len(rows) == 1, f"{kpi} {wanted}: {rows or sorted({r['kpi'] for r in self.rows})}"
         return rows[0]
 

@@ -100,6 +100,18 @@ class PrometheusServer:
                 f"{self._base}: a living server has no beginning; say which time (--start, --end)"
             )
         self._problems.clear()
+        try:
+            pieces = self._pieces(selectors, span)
+        except (ValueError, KeyError, TypeError, AttributeError) as cause:
+            raise RecordingError(
+                f"{self._base}: answers with success, but not as a Prometheus does ({cause!r}); "
+                "give the URL of its start page"
+            ) from cause
+        if not pieces:
+            self._problems.append(f"{self._base} {NO_SAMPLE}")
+        return joined(pieces)
+
+    def _pieces(self, selectors: Sequence[Selector], span: Window) -> Pieces:
         wanted = Wanted(selectors)
         pieces: Pieces = {}
         shared = Shared()
@@ -109,9 +121,7 @@ class PrometheusServer:
             for batch in self._batches(http, selectors, wanted, span):
                 for key, times, values in self._samples(http, batch, span):
                     pieces.setdefault(key, []).append((shared(times), values))
-        if not pieces:
-            self._problems.append(f"{self._base} {NO_SAMPLE}")
-        return joined(pieces)
+        return pieces
 
     def _batches(
         self, http: httpx.Client, selectors: Sequence[Selector], wanted: Wanted, span: Window
