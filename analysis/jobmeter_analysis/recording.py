@@ -144,25 +144,33 @@ def _inside(times: Times, span: Window) -> slice:
 
 
 class Wanted:
-    """Whether any selector matches, with exact names looked up instead of searched."""
+    """Whether any selector matches; what a name can match is found out once."""
 
     def __init__(self, selectors: Sequence[Selector]) -> None:
         self._exact: dict[str, list[Selector]] = {}
         self._suffixes = [selector for selector in selectors if selector.suffix]
+        self._of_name: dict[str, tuple[Mapping[str, str], ...]] = {}
         for selector in selectors:
             if not selector.suffix:
                 self._exact.setdefault(selector.name, []).append(selector)
 
     def __call__(self, name: str, labels: Mapping[str, str]) -> bool:
         """Whether the series ``name`` with ``labels`` is asked for."""
-        return any(
-            selector.matches(name, labels)
-            for selector in (*self._exact.get(name, ()), *self._suffixes)
-        )
+        for asked in self._labels_for(name):
+            if not asked or all(labels.get(key) == value for key, value in asked.items()):
+                return True
+        return False
 
     def name_may_match(self, name: str) -> bool:
         """Whether a series of this name can match at all."""
-        return name in self._exact or any(name.endswith(one.name) for one in self._suffixes)
+        return bool(self._labels_for(name))
+
+    def _labels_for(self, name: str) -> tuple[Mapping[str, str], ...]:
+        """Return the labels that each selector asks for to which ``name`` is right."""
+        if name not in self._of_name:
+            ends = (one for one in self._suffixes if name.endswith(one.name))
+            self._of_name[name] = tuple(one.labels for one in (*self._exact.get(name, ()), *ends))
+        return self._of_name[name]
 
 
 LabelKey = tuple[tuple[str, str], ...]
