@@ -245,6 +245,17 @@ class _Rows:
         before, after = self._neighbours(self._phase.window.start_ms)
         if before is None or after is None:
             return
+        for across in range(before + 1, after):
+            # A scrape across the start that was answered by who began after it, and so after it.
+            if self._begun_since_start(across) is True:
+                self._earliest = np.maximum(
+                    self._earliest,
+                    np.where(
+                        np.arange(self._earliest.size) >= across, self._phase.window.start_ms, 0
+                    ),
+                )
+                after = across
+                break
         anew = self._begun_since_start(after) is True
         if anew or (self._values_of(after) < self._values_of(before)).any():
             self._keep(slice(after, None))
