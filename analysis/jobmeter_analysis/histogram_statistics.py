@@ -209,7 +209,7 @@ def _compute(subject: Subject, base: str, kpi: Kpi, phase: Phase) -> Measure:
     born = creations(subject.target, base)
     parts = []
     for rest, buckets in families.items():
-        edges, block = _block(buckets, sums.get(rest), born.get(rest))
+        edges, block = histogram_block(buckets, sums.get(rest), born.get(rest))
         seen = seen_in(phase, block, subject.target, kpi.since)
         if seen is None:
             continue
@@ -258,10 +258,13 @@ def _put_together(
     return Observed(masses, of_sum, count, phase.window.seconds)
 
 
-def _block(
+def histogram_block(
     buckets: Mapping[float, Track], of_sum: Track | None, created_ms: float | None
 ) -> tuple[Values, Block]:
-    """Return upper edges and a block of bucket masses, the sum of observations as last column."""
+    """Return upper edges and a block of bucket masses, the sum of observations as last column.
+
+    A fetch that was cut among the buckets knows none of them: the block does not have its edge.
+    """
     tracks = [*buckets.values(), *([of_sum] if of_sum is not None else [])]
     times = buckets[max(buckets)].times_ms
     if any(not np.array_equal(track.times_ms, times) for track in tracks):
@@ -273,6 +276,8 @@ def _block(
         _, row = bucket_counts(
             {le: np.array([track.edges.get(index, np.nan)]) for le, track in buckets.items()}
         )
+        if np.isnan(row).any():
+            continue
         observed = np.nan if of_sum is None else of_sum.edges.get(index, np.nan)
         at_edges[index] = np.append(row[0], observed)
     return edges, Block(times, np.column_stack([counts, column]), at_edges, created_ms)

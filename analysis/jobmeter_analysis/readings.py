@@ -205,6 +205,12 @@ class _Rows:
         keep = (self._earliest >= first) & (self._latest <= last)
         for low, high in spans.values():
             keep &= (self._latest < low) | (self._earliest > high)
+        # What lies wholly between an edge of the phase and its mark knows no more than the edge.
+        a, b = self._phase.window.start_ms, self._phase.window.end_ms
+        if start is not None:
+            keep &= self._latest > a
+        if end is not None:
+            keep &= self._earliest < b
         used = [
             index
             for index, (low, high) in spans.items()
@@ -217,49 +223,53 @@ class _Rows:
             begun = _process_start_at_edge_ms(self._target, index)
             self._add(*spans[index], self._block.edges.get(index, none), begun)
         self.edge_rows = len(used)
+        if self._target.kind == "payload":
+            self._stand_still(start is not None, end is not None)
 
     def _spans(self, start: int | None, end: int | None) -> dict[int, tuple[int, int]]:
-        """Return by boundary index between which times its values were true.
-
-        What a payload counts stands still between an edge of the phase and its mark.
-        """
+        """Return by boundary index between which times its values were read."""
         a, b = self._phase.window.start_ms, self._phase.window.end_ms
         spans = {}
         anchors = [index for index in (start, end) if index is not None]
         for index in sorted({*self._block.edges, *anchors}):
             one = self._target.boundaries[index]
             spans[index] = (one.before_ms, one.after_ms)
-        point = self._target.kind == "payload"
         if start is not None:
             before, after = spans[start]
-            spans[start] = (a, a) if point else (min(before, a), min(after, a))
+            spans[start] = (min(before, a), min(after, a))
         if end is not None:
             before, after = spans[end]
-            spans[end] = (b, b) if point else (max(before, b), max(after, b))
+            spans[end] = (max(before, b), max(after, b))
         return spans
+
+    def _stand_still(self, start: bool, end: bool) -> None:
+        """Move what lies between an edge of the phase and its mark, the edge first, to the mark.
+
+        What a payload counts stands still there.
+        """
+        a, b = self._phase.window.start_ms, self._phase.window.end_ms
+        low, high = (a if start else -np.inf), (b if end else np.inf)
+        self._earliest = np.clip(self._earliest, low, high).astype(np.int64)
+        self._latest = np.clip(self._latest, low, high).astype(np.int64)
 
     def forget_earlier_process(self) -> None:
         """Begin at zero when nobody was there at the start and then the payload began anew."""
         if not self._nobody_at_start():
             return
-        before, after = self._neighbours(self._phase.window.start_ms)
+        a = self._phase.window.start_ms
+        before, after = self._neighbours(a)
         if before is None or after is None:
             return
         for across in range(before + 1, after):
             # A scrape across the start that was answered by who began after it, and so after it.
             if self._begun_since_start(across) is True:
-                self._earliest = np.maximum(
-                    self._earliest,
-                    np.where(
-                        np.arange(self._earliest.size) >= across, self._phase.window.start_ms, 0
-                    ),
-                )
+                self._earliest[across:after] = a
                 after = across
                 break
         anew = self._begun_since_start(after) is True
         if anew or (self._values_of(after) < self._values_of(before)).any():
             self._keep(slice(after, None))
-            self._add_zero(self._phase.window.start_ms)
+            self._add_zero(a)
 
     def forget_later_process(self) -> None:
         """Ignore what a later process counted when this one did not answer at the end."""

@@ -11,15 +11,15 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from jobmeter_analysis.counters import increases
+from jobmeter_analysis.histogram_statistics import histogram_block
 from jobmeter_analysis.histograms import (
     Amount,
     Masses,
-    bucket_counts,
     mean,
     quantile,
     share_at_most,
 )
-from jobmeter_analysis.readings import Block, blocks, creations, seen_in
+from jobmeter_analysis.readings import blocks, creations, seen_in
 
 THOROUGH = settings.get_profile("truth")
 seeds = st.randoms(use_true_random=True)
@@ -83,26 +83,6 @@ def test_counters(random, since):
         assert at_most(happened, sum(up.high.sum() for up in together))
 
 
-def histogram_block(target, labels, tracks):
-    """Put buckets and their sum into one block, as the statistics of histograms do."""
-    buckets = {float(one.label("le")): one for one in tracks["work_bucket"] if labels <= one.labels}
-    sums = next(one for one in tracks["work_sum"] if one.labels == labels)
-    times = np.unique(np.concatenate([one.times_ms for one in buckets.values()]))
-
-    def at(track):
-        values = np.full(times.size, np.nan)
-        values[np.searchsorted(times, track.times_ms)] = track.values
-        return values
-
-    edges, counts = bucket_counts({le: at(one) for le, one in buckets.items()})
-    at_edges = {}
-    for index in sorted({index for one in buckets.values() for index in one.edges}):
-        row = {le: np.array([one.edges.get(index, np.nan)]) for le, one in buckets.items()}
-        at_edges[index] = np.append(bucket_counts(row)[1][0], sums.edges.get(index, np.nan))
-    born = creations(target, "work").get(labels)
-    return edges, Block(times, np.column_stack([counts, at(sums)]), at_edges, born)
-
-
 @THOROUGH
 @given(seeds, st.sampled_from([0.01, 0.5, 0.9, 0.99]), st.floats(0, 2))
 def test_histograms(random, q, limit):
@@ -110,8 +90,10 @@ def test_histograms(random, q, limit):
     tracks = world.target.tracks
     if "work_bucket" not in tracks or "work_sum" not in tracks:
         return
-    labels = frozenset({("kind", "a")})
-    edges, block = histogram_block(world.target, labels, tracks)
+    buckets = {float(one.label("le")): one for one in tracks["work_bucket"]}
+    (of_sum,) = tracks["work_sum"]
+    born = creations(world.target, "work").get(of_sum.labels)
+    edges, block = histogram_block(buckets, of_sum, born)
     seen = seen_in(world.phase, block, world.target, "process")
     up = seen and increases(seen.readings, world.phase.window, together=edges.size)
     if not up or not touches(seen, up, world.phase.window):

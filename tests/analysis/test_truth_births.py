@@ -7,6 +7,7 @@ import pytest
 
 from jobmeter.window import Phase, Window
 from jobmeter_analysis.counters import increases
+from jobmeter_analysis.histogram_statistics import histogram_block
 from jobmeter_analysis.readings import blocks, creations, seen_in
 from jobmeter_analysis.targets import NO_TIMES, Boundary, Scrapes, Target, TargetName, Track
 
@@ -160,3 +161,55 @@ def test_one_reading_says_no_more_than_it_can():
     assert bounds([(120_000, 4.0)]) == (0, math.inf, 0)
     assert bounds([(170_000, 4.0)]) == (0, 4, 0)
     assert bounds([(90_000, 4.0)]) == (0, math.inf, 0)
+
+
+def test_a_scrape_between_an_edge_and_its_mark_is_as_one_at_the_mark():
+    """The edge was read before it, and it alone shows that the payload restarted."""
+    start = Boundary("main", "start", A - 13, A - 10, True, True)
+    end = Boundary("main", "end", B + 6, B + 8, True, True)
+    edges = {0: 0.0, 1: 9.0}
+    across = [(A - 2, 5.0), (125_000, 2.0), (B + 1, 9.0)]
+    low, high, resets = bounds(across, edges, [start, end])
+    assert (low, resets) == (14, 1)
+    assert high > 14
+    during = [(A - 12, 5.0), (125_000, 7.0)]
+    assert bounds(during, edges, [start, end]) == (9, 9, 0)
+
+
+def test_a_scrape_across_the_start_by_who_began_after_it():
+    """Nobody was there at the start, so its answer lies behind it; who came later began anew."""
+    start = Boundary("main", "start", A - 20, A - 10, False, False)
+    points = [(90_000, 50.0), (A - 2, 3.0), (140_000, 2.0), (160_000, 2.0)]
+    began = track([(90_000, 20.0), (A - 2, 101.0), (140_000, 130.0), (160_000, 130.0)])
+    low, high, resets = bounds(points, None, [start], process_start_time_seconds=(began,))
+    assert (low, resets) == (5, 1)
+    assert 5 < high < 50
+
+
+def test_a_fetch_that_was_cut_among_the_buckets_hides_no_restart():
+    """Its counts are unknown; the readings around it tell of the restart."""
+    times = np.array([90_000, 110_000, 130_000, 150_000, 170_000], np.int64)
+    counts = {"1.0": [1.0, 2, 3, 1, 2], "+Inf": [2.0, 4, 6, 2, 4]}
+    tracks = {
+        float(le): Track(
+            frozenset({("le", le)}),
+            times,
+            np.array(values),
+            NO_TIMES,
+            {0: 3.0} if le == "1.0" else {},
+        )
+        for le, values in counts.items()
+    }
+    _, block = histogram_block(tracks, None, None)
+    target = Target(
+        TargetName("train", "n1"),
+        "payload",
+        5000,
+        "run",
+        Scrapes(times, times + 5, np.ones(5, np.bool_)),
+        (Boundary("", "boot", 140_000, 140_005, True, False),),
+        {},
+    )
+    up = increases(seen_in(PHASE, block, target, "process").readings, PHASE.window, together=2)
+    assert up.resets[:2].tolist() == [1, 1]
+    assert up.low[:2].tolist() == [2, 2]

@@ -59,12 +59,21 @@ class Process:
 
 @dataclass
 class Reading:
-    """What the recorder saw once: of which process, and whether that told its start."""
+    """What the recorder saw once: of which process, and whether that told its start.
+
+    Args:
+        span: Between which times, as far as anybody can know.
+    """
 
     time: int
+    span: tuple[int, int]
+    edge: bool
     process: int
     told: bool
     values: dict[str, float]
+
+    def overlaps(self, other):
+        return self.span[0] <= other.span[1] and other.span[0] <= self.span[1]
 
 
 @dataclass
@@ -85,16 +94,26 @@ class World:
     def hidden(self, kind):
         """Whether something happened in the window that left no trace: see ``readings``.
 
-        A process that counted and was never read; a restart that overtook, untold.
+        A process that counted and was never read; a restart that overtook, untold; and where a
+        scrape overlaps an edge, so that nobody knows which was first.
         """
+        edges = [one for one in self.readings if one.edge]
+        clear = [
+            one
+            for one in self.readings
+            if one.edge or not any(one.overlaps(edge) for edge in edges)
+        ]
+        return self._hidden(kind, self.readings) or self._hidden(kind, clear)
+
+    def _hidden(self, kind, readings):
         a, b = self.phase.window.start_ms, self.phase.window.end_ms
-        having = [one for one in self.readings if kind in one.values]
+        having = [one for one in readings if kind in one.values]
         for index, process in enumerate(self.processes):
             counted = any(a < time <= b for time, _ in process.events[kind])
             if counted and not any(one.process == index for one in having):
                 return True
         first = having[0].time if having else NEVER
-        lacking = [one for one in self.readings if kind not in one.values and one.time < first]
+        lacking = [one for one in readings if kind not in one.values and one.time < first]
         steps = itertools.pairwise([*lacking, *having])
         return any(
             before.process != after.process
@@ -129,7 +148,7 @@ def _lives(random, end, kinds, histogram, since, calm, rhythm):
         [-500_000, random.randrange(A), random.randrange(A, end), A + random.randrange(-1500, 1500)]
     )
     if since != "process":
-        at = -500_000 if since == "boot" else random.randrange(A)
+        at = -500_000 if since == "boot" else random.randrange(A - 20)
     while at < end + 20_000 and len(processes) < 4:
         died = NEVER
         if since == "process" and random.random() < 0.6:
@@ -229,7 +248,7 @@ class _Recorder:
         self.scrapes = []
         self.samples = {}
         self.gone = set()
-        self.offset = random.choice([0, 1e6]) if since != "process" else 0
+        self.offset = random.choice([0, 1e6]) if since == "boot" else 0
 
     def _at(self, moment):
         return next((i for i, one in enumerate(self.processes) if one.alive(moment)), None)
@@ -263,15 +282,17 @@ class _Recorder:
             said["work_count", labels] = float(len(seen))
         return said
 
-    def _read(self, index, moment, said):
+    def _read(self, index, moment, said, span, edge=False):
         values = {}
         for kind in self.kinds:
             labels = (("kind", kind),)
-            key = ("work_count" if self.histogram else "work_total", labels)
+            key = ("work_total", labels)
+            if self.histogram:  # an answer that is cut behind the buckets knows them all the same
+                key = ("work_bucket", (*labels, ("le", str(EDGES[-1]))))
             if key in said:
                 values[kind] = said[key]
         told = ("process_start_time_seconds", ()) in said
-        self.readings.append(Reading(moment, index, told, values))
+        self.readings.append(Reading(moment, span, edge, index, told, values))
 
     def scrape(self):
         random = self.random
@@ -298,7 +319,7 @@ class _Recorder:
             else:
                 self.scrapes.append((stamp, took, 1.0))
                 said = self._exposition(index, moment)
-                self._read(index, moment, said)
+                self._read(index, moment, said, (stamp - 2, max(stamp + took, stamp + 2)))
                 for key, value in said.items():
                     self.samples.setdefault(key, []).append((stamp, value))
             at += self.interval
@@ -332,7 +353,7 @@ class _Recorder:
         if torn:
             said = dict(list(said.items())[: random.randrange(len(said) + 1)])
         samples = tuple(Sample(name, dict(labels), value) for (name, labels), value in said.items())
-        self._read(index, moment, said)
+        self._read(index, moment, said, (before, after), edge=True)
         whole = Exposition(samples, {"work": "counter"}, torn)
         return Edge(Boundary(phase, side, before, after, True, not torn), whole)
 

@@ -29,7 +29,7 @@ def programs():
 
 def jobmeter(*arguments, **options):
     return subprocess.run(
-        [JOBMETER, *map(str, arguments)], capture_output=True, text=True, timeout=120, **options
+        [JOBMETER, *map(str, arguments)], capture_output=True, text=True, timeout=300, **options
     )
 
 

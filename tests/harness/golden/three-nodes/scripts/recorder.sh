@@ -95,8 +95,8 @@ stop() {
   return 1
 }
 
-# await PID...: wait for children whatever signals arrive; returns the status of the last.
-# A trapped signal makes wait return early, and bash runs the trap only then.
+# await PID...: wait for children whatever signals arrive; returns the status of the last, which is
+# the number of a signal when one arrives at the wrong moment.
 await() {
   local pid status=0
   for pid in "$@"; do
