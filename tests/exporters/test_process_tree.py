@@ -29,7 +29,10 @@ def fork(then):
         exec(then, globals())
         os._exit(0)
     return pid
-def wait_for_end(): sys.stdin = open(hold); sys.stdin.read()
+def wait_for_end():  # also where the end has come already, at which a plain open would hang
+    fifo = os.open(hold, os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(fifo, True)
+    os.read(fifo, 1)
 hold = sys.argv[1]
 for line in iter(sys.stdin.readline, ""):
     out = None
