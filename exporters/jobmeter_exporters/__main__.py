@@ -8,14 +8,17 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
-from jobmeter_exporters.errors import ExporterError
-from jobmeter_exporters.registry import EXPORTERS
+from prometheus_client.registry import Collector
+
+from jobmeter_exporters.errors import ExporterError, NothingToReport
+from jobmeter_exporters.registry import EXPORTERS, exporter
 from jobmeter_exporters.server import CHECK_INTERVAL_S, ExporterServer, write_port_file
 from jobmeter_exporters.settings import Settings
+from jobmeter_exporters.watched import NoData
 
 LONGEST_FINISH_S = 2.0
 """How long the end waits for answers in progress."""
@@ -26,8 +29,9 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code.
 
-    0 after such a signal, 1 when it cannot serve, 2 for wrong usage, 98 (EADDRINUSE) when the port
-    is taken. To be called in the main thread, the only one that may handle signals.
+    0 after such a signal, 1 when it cannot serve, 2 for wrong usage, 3 when an exporter that is
+    required has nothing to report, 98 (EADDRINUSE) when the port is taken. To be called in the main
+    thread, the only one that may handle signals.
     """
     try:
         # First of all, so that a stop during the start is as orderly as a later one.
@@ -69,8 +73,13 @@ def serve(names: Sequence[str], settings: Settings, stop: socket.socket) -> int:
     Raises:
         ExporterError: It cannot listen, or a file cannot be read or written.
     """
-    collectors = {name: EXPORTERS[name](settings) for name in names}
-    with ExporterServer(settings, collectors) as server:
+    collectors = {name: exporter(name).from_settings(settings) for name in names}
+    with ExporterServer(settings, collectors) as server, ExitStack() as background:
+        for collector in collectors.values():
+            if isinstance(collector, AbstractContextManager):
+                background.enter_context(collector)
+        if settings.required:
+            require(collectors)
         if settings.port_file is not None:
             write_port_file(settings.port_file, server.port)
         loop = threading.Thread(
@@ -82,6 +91,21 @@ def serve(names: Sequence[str], settings: Settings, stop: socket.socket) -> int:
         server.shutdown()
         server.finish(LONGEST_FINISH_S)
     return 0
+
+
+def require(collectors: Mapping[str, Collector]) -> None:
+    """Read every collector once.
+
+    Raises:
+        NothingToReport: One of them has no numbers, and why.
+    """
+    for name, collector in collectors.items():
+        try:
+            found = any(family.samples for family in collector.collect())
+        except (NoData, ExporterError) as reason:
+            raise NothingToReport(f"{name}: {reason}") from reason
+        if not found:
+            raise NothingToReport(f"{name}: nothing of it is on this node")
 
 
 def parse(argv: Sequence[str] | None) -> tuple[tuple[str, ...], Settings]:
@@ -97,6 +121,7 @@ def parse(argv: Sequence[str] | None) -> tuple[tuple[str, ...], Settings]:
     if unknown:
         parser.error(f"no exporter {unknown[0]!r}; there is {', '.join(EXPORTERS)}")
     host, port = given.listen
+    own = tuple(f"{name.replace('-', '_')}_" for name in EXPORTERS)
     return names, Settings(
         run_id=given.run_id,
         host=host,
@@ -106,6 +131,8 @@ def parse(argv: Sequence[str] | None) -> tuple[tuple[str, ...], Settings]:
         port_file=given.port_file,
         job_pid=given.job_pid,
         exclude_pids=tuple(given.exclude_pid),
+        required=given.required,
+        options={name: value for name, value in vars(given).items() if name.startswith(own)},
     )
 
 
@@ -137,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="jobmeter exporter",
         description="Serve Prometheus metrics about this job on this node.",
         epilog="Exit codes: 0 stopped by SIGTERM or SIGINT, 1 cannot serve, 2 wrong usage, "
-        "98 the port is in use.",
+        "3 nothing to report and --required, 98 the port is in use.",
     )
     add = parser.add_argument
     add("names", nargs="+", metavar="NAME", help=f"exporters: {', '.join(EXPORTERS)}")
@@ -161,6 +188,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="P",
         help="root of processes that are monitoring, not payload; may be repeated",
     )
+    add(
+        "--required",
+        action="store_true",
+        help="end with 3 when an exporter has nothing to report here, such as no GPU",
+    )
+    for name in EXPORTERS:
+        module = exporter(name)
+        about, _, _ = (module.__doc__ or "").partition("\n")
+        module.add_options(parser.add_argument_group(name, about))
     return parser
 
 

@@ -1,7 +1,11 @@
-"""This job's resource use on this node. What is emitted, and from where: ``cgroup.md``."""
+"""CPU, memory, I/O and pressure of this job on this node.
+
+What is emitted, and from where: ``cgroup.md``.
+"""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -9,6 +13,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from jobmeter_exporters import cgroup_path, cgroup_v1, cgroup_v2, kernel_text
+from jobmeter_exporters.cgroup_families import FAMILIES
 from jobmeter_exporters.cgroup_path import UNIFIED, JobGroups
 from jobmeter_exporters.errors import ExporterError, UnexpectedText
 from jobmeter_exporters.families import Readings, merge, to_metrics
@@ -21,6 +26,10 @@ from jobmeter_exporters.watched import NoData
 SHARED_STEPS = frozenset(
     f"step{dash}{name}" for dash in "_-" for name in ("batch", "interactive", "extern")
 )
+
+
+def add_options(parser: argparse._ArgumentGroup) -> None:
+    """Add none: the options it has are those of every exporter that looks at processes."""
 
 
 def from_settings(settings: Settings) -> Collector:
@@ -57,7 +66,7 @@ class JobUse(Collector):
             ExporterError: Some files read, and others were not as documented.
         """
         problems: list[str] = []
-        yield from to_metrics(self._readings(problems))
+        yield from to_metrics(self._readings(problems), FAMILIES)
         if problems:
             raise ExporterError(
                 f"{'; '.join(problems)}; the other families are complete, please report this"

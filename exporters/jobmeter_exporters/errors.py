@@ -1,8 +1,9 @@
 """Everything the exporters raise on purpose.
 
 * ExporterError
-  - PortInUse       something else listens on the address
-  - UnexpectedText  a file of the kernel does not read as documented
+  - PortInUse        something else listens on the address
+  - NothingToReport  an exporter that is required has no numbers here
+  - UnexpectedText   a file of the kernel does not read as documented
 
 ``watched.NoData`` is not among them: it says that there is nothing to report.
 """
@@ -26,6 +27,12 @@ class PortInUse(ExporterError):  # noqa: N818 - reads as what happened, like its
     """The address is taken; the caller tries the next port."""
 
     exit_code = errno.EADDRINUSE
+
+
+class NothingToReport(ExporterError):  # noqa: N818 - the same
+    """An exporter that is required has no numbers on this node."""
+
+    exit_code = 3
 
 
 class UnexpectedText(ExporterError):  # noqa: N818 - the same

@@ -1,56 +1,88 @@
-"""The metric families of a job's resource use, in one table for every source.
+"""What every exporter says of its metrics, and how readings become what Prometheus reads.
 
-A source returns ``Readings``: base units under the name of the family, and a mapping from label
-value to number where the family has a label. What a source cannot read it leaves out.
+Each exporter has one table, ``FAMILIES``. It is what the scrape takes help and labels from, and
+what the page of all metrics (``docs/exporters.md``) is written from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal, NamedTuple
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    Metric,
+    UntypedMetricFamily,
+)
 
-Readings = dict[str, "float | dict[str, float]"]
+Labels = tuple[str, ...]
+Readings = dict[str, "float | Mapping[str, float] | Mapping[Labels, float]"]
+"""Base units under the name of the family.
+
+Of a family with labels a mapping from the values of its labels, in their order, to the number; a
+single label needs no tuple. What a source cannot read it leaves out.
+"""
+
+UNITS = {
+    "seconds": "s",
+    "bytes": "bytes",
+    "ratio": "ratio",
+    "watts": "W",
+    "joules": "J",
+    "celsius": "degree Celsius",
+    "hertz": "Hz",
+    "percent": "percent",
+    "info": "always 1",
+}
+"""Unit by the last word of a name, ``_total`` aside."""
 
 
 class Family(NamedTuple):
-    """One family: its help text, and the name of its label if it has one.
+    """One family of metrics.
 
-    The type follows from the name: ``_total`` is a counter, anything else a gauge.
+    Args:
+        documentation: Its help text.
+        labels: Names of its labels, ``jobmeter``'s and Prometheus's own left out.
+        source: Where the number comes from, for the page: a file, a call, an option.
+        unit: For a name that does not end in its unit; a number without one is a count.
+        kind: For a name that does not say it: ``_total`` is a counter, anything else a gauge. A
+            counter whose name ends otherwise is exposed as ``untyped``, as the text format of
+            prometheus_client would add ``_total`` to it.
     """
 
     documentation: str
-    label: str | None = None
+    labels: Labels = ()
+    source: str = ""
+    unit: str = ""
+    kind: Literal["counter", "gauge", "histogram", "untyped", ""] = ""
 
 
-FAMILIES: dict[str, Family] = {
-    "job_source_info": Family("Where the job_ families of this node come from.", "source"),
-    "job_cpu_seconds_total": Family("CPU time of the job on this node, ended processes included."),
-    "job_cpu_user_seconds_total": Family("The part of the CPU time spent in user mode."),
-    "job_cpu_system_seconds_total": Family("The part of the CPU time spent in the kernel."),
-    "job_cpu_throttled_seconds_total": Family("Time the job was held back by a CPU quota."),
-    "job_cpus": Family("CPUs that the job may use on this node."),
-    "job_cpu_list_info": Family("Which CPUs these are, as the kernel lists them.", "cpus"),
-    "job_memory_used_bytes": Family("Memory of the job; with page cache if from a cgroup."),
-    "job_memory_anonymous_bytes": Family("The part of the memory that no file backs."),
-    "job_memory_peak_bytes": Family("Highest memory charged to the job so far."),
-    "job_memory_limit_bytes": Family("Memory limit of the job; absent when unlimited."),
-    "job_memory_oom_kills_total": Family("Processes of the job killed for lack of memory."),
-    "job_processes": Family("Processes of the job on this node."),
-    "job_threads": Family("Threads of the job on this node."),
-    "job_io_read_bytes_total": Family("Bytes the job read from block devices.", "device"),
-    "job_io_write_bytes_total": Family("Bytes the job wrote to block devices.", "device"),
-    "job_pressure_waiting_seconds_total": Family(
-        "Time in which at least one task of the job waited for the resource.", "resource"
-    ),
-    "job_monitoring_cpu_seconds_total": Family("CPU time of the monitoring in this job."),
-    "job_monitoring_memory_used_bytes": Family("Memory charged to the monitoring in this job."),
+_BUILDERS: Mapping[
+    str, Callable[..., CounterMetricFamily | GaugeMetricFamily | UntypedMetricFamily]
+] = {
+    "counter": CounterMetricFamily,
+    "gauge": GaugeMetricFamily,
+    "untyped": UntypedMetricFamily,
 }
 
 
+def kind_of(name: str, family: Family) -> str:
+    """Return the Prometheus type of a family."""
+    return family.kind or ("counter" if name.endswith("_total") else "gauge")
+
+
+def unit_of(name: str, family: Family) -> str:
+    """Return the unit of a family.
+
+    >>> unit_of("job_cpu_seconds_total", Family(""))
+    's'
+    """
+    return family.unit or UNITS.get(name.removesuffix("_total").rpartition("_")[2], "1")
+
+
 def merge(into: Readings, more: Readings) -> None:
-    """Add ``more`` to ``into``; families with a label are joined label by label."""
+    """Add ``more`` to ``into``; families with labels are joined label by label."""
     for name, value in more.items():
         present = into.get(name)
         if isinstance(present, dict) and isinstance(value, dict):
@@ -59,18 +91,23 @@ def merge(into: Readings, more: Readings) -> None:
             into[name] = value
 
 
-def to_metrics(readings: Mapping[str, float | dict[str, float]]) -> Iterator[Metric]:
-    """Yield one metric family per reading, in the order of ``FAMILIES``."""
-    for name, family in FAMILIES.items():
+def to_metrics(readings: Readings, families: Mapping[str, Family]) -> Iterator[Metric]:
+    """Yield one metric family per reading, in the order of ``families``."""
+    for name, family in families.items():
         value = readings.get(name)
-        if value is None:
-            continue
-        metric: CounterMetricFamily | GaugeMetricFamily
-        labels = [family.label] if family.label else []
-        if name.endswith("_total"):
-            metric = CounterMetricFamily(name, family.documentation, labels=labels)
-        else:
-            metric = GaugeMetricFamily(name, family.documentation, labels=labels)
-        for label, number in value.items() if isinstance(value, dict) else [(None, value)]:
-            metric.add_metric([label] if label is not None else [], number)
-        yield metric
+        if value is not None:
+            yield to_metric(name, family, value)
+
+
+def to_metric(
+    name: str, family: Family, value: float | Mapping[str, float] | Mapping[Labels, float]
+) -> Metric:
+    """Return one family with its numbers."""
+    build = _BUILDERS[kind_of(name, family)]
+    metric = build(name, family.documentation, labels=family.labels)
+    if not isinstance(value, Mapping):
+        metric.add_metric([], value)
+        return metric
+    for labels, number in value.items():
+        metric.add_metric([labels] if isinstance(labels, str) else list(labels), number)
+    return metric

@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+import importlib
+from collections.abc import Mapping
+from typing import Protocol
 
 from prometheus_client.registry import Collector
 
-from jobmeter_exporters import cgroup
+from jobmeter_exporters.families import Family
 from jobmeter_exporters.settings import Settings
 
-EXPORTERS: dict[str, Callable[[Settings], Collector]] = {
-    "cgroup": cgroup.from_settings,
+EXPORTERS = {
+    "cgroup": "jobmeter_exporters.cgroup",
 }
+"""Their modules, which are imported when their names are asked for, and import what only they need
+(a driver's library) when they are built."""
+
+
+class Exporter(Protocol):
+    """What the module of an exporter has. Its docstring begins with a line for ``--help``.
+
+    A collector that is a context manager too is entered before the first scrape and left behind
+    the last one: there it starts and ends what runs in the background.
+    """
+
+    FAMILIES: Mapping[str, Family]
+
+    @staticmethod
+    def add_options(parser: argparse._ArgumentGroup) -> None:
+        """Add the options that only this exporter has; each begins with the exporter's name."""
+
+    @staticmethod
+    def from_settings(settings: Settings) -> Collector:
+        """Return the collector for this node.
+
+        Raises:
+            ExporterError: It can never work as asked for.
+        """
+
+
+def exporter(name: str) -> Exporter:
+    """Return the module of an exporter; ``name`` is one of ``EXPORTERS``."""
+    return importlib.import_module(EXPORTERS[name])  # type: ignore[return-value]

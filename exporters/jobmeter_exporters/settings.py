@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -17,11 +19,13 @@ class Settings:
         username: Name for HTTP basic auth.
         password_file: File whose first line is the password; None allows loopback only.
         port_file: File that gets the bound port; None writes none.
+        required: Whether to end when an exporter has nothing to report, instead of saying so.
         job_pid: Process id of the job script, for nodes without a Slurm job group.
         exclude_pids: Roots of process subtrees that belong to the monitoring.
         proc: Mount point of procfs; tests pass a small copy.
         cgroup_root: Stands for ``/sys/fs/cgroup`` of the mount table; tests pass a small copy.
         block_devices: Folder with one link per block device, named ``major:minor``.
+        options: What the exporters' own options were given, by name: ``nvidia_sample_interval``.
     """
 
     run_id: str
@@ -30,8 +34,10 @@ class Settings:
     username: str = "jobmeter"
     password_file: Path | None = None
     port_file: Path | None = None
+    required: bool = False
     job_pid: int | None = None
     exclude_pids: tuple[int, ...] = ()
     proc: Path = Path("/proc")
     cgroup_root: Path = Path("/sys/fs/cgroup")
     block_devices: Path = Path("/sys/dev/block")
+    options: Mapping[str, Any] = field(default_factory=dict)

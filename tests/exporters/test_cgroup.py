@@ -6,8 +6,8 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from jobmeter_exporters import cgroup, cgroup_path
+from jobmeter_exporters.cgroup_families import FAMILIES
 from jobmeter_exporters.errors import ExporterError
-from jobmeter_exporters.families import FAMILIES
 from jobmeter_exporters.settings import Settings
 from jobmeter_exporters.watched import NoData, Watched
 

@@ -11,11 +11,13 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import jobmeter_exporters
 from jobmeter_exporters.__main__ import STOP_SIGNALS, address, main, parse, serve, stop_requests
+from jobmeter_exporters.errors import NothingToReport
 from jobmeter_exporters.registry import EXPORTERS
 from jobmeter_exporters.server import ExporterServer
 from jobmeter_exporters.settings import Settings
@@ -170,7 +172,9 @@ def test_a_scrape_in_progress_is_finished(port_file, monkeypatch):
 
     wait_until_idle = ExporterServer.finish
     monkeypatch.setattr(ExporterServer, "finish", finish)
-    monkeypatch.setitem(EXPORTERS, "blocked", lambda settings: Blocked())
+    module = SimpleNamespace(from_settings=lambda settings: Blocked())
+    monkeypatch.setitem(EXPORTERS, "blocked", "blocked")
+    monkeypatch.setitem(sys.modules, "blocked", module)
     stop_reader, stop_writer = socket.socketpair()
     settings = Settings(run_id="r1", port_file=port_file)
     with stop_reader, stop_writer, ThreadPoolExecutor() as pool:
@@ -209,3 +213,45 @@ def test_start_imports_no_heavy_module():
         [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True
     )
     assert out.stdout == "[]\n"
+
+
+class InBackground:
+    """A collector with something to start, and to end."""
+
+    def __init__(self):
+        self.did = []
+
+    def __enter__(self):
+        self.did.append("started")
+        return self
+
+    def __exit__(self, *_):
+        self.did.append("ended")
+
+    def collect(self):
+        self.did.append("read")
+        return iter(())
+
+
+def test_what_runs_in_the_background_is_started_and_ended(monkeypatch):
+    collector = InBackground()
+    monkeypatch.setitem(EXPORTERS, "own", "own")
+    monkeypatch.setitem(
+        sys.modules, "own", SimpleNamespace(from_settings=lambda settings: collector)
+    )
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        writer.send(bytes([signal.SIGTERM]))
+        assert serve(["own"], Settings(run_id="r1"), reader) == 0
+        assert collector.did == ["started", "ended"]
+        with pytest.raises(NothingToReport, match="own: nothing of it is on this node"):
+            serve(["own"], Settings(run_id="r1", required=True), reader)
+    assert collector.did[2:] == ["started", "read", "ended"]
+
+
+def test_nothing_to_report_is_3_and_one_line():
+    code, out, err = run("cgroup", "--run-id", "r1", "--required")
+    # In a Slurm job it would serve, and this test would end at its deadline.
+    assert (code, out) == (3, "")
+    assert err.startswith("jobmeter exporter: cgroup: ")
+    assert err.count("\n") == 1
