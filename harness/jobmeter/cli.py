@@ -10,7 +10,6 @@ import enum
 import os
 import re
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -23,7 +22,7 @@ from jobmeter.paths import AttemptPaths, RunPaths
 
 if TYPE_CHECKING:
     from jobmeter.window import Window
-    from jobmeter_analysis import Analysis
+    from jobmeter_analysis.engine import Analysis
 
 app = typer.Typer(
     help="The meter for batch jobs: one job file in, a monitored job, a table of KPIs out.",
@@ -38,6 +37,21 @@ Site = Annotated[
     str, typer.Option("--site", help="Site profile: a shipped name, or the path of a .yaml file.")
 ]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder in which the run directory is made.")]
+AllColumns = Annotated[bool, typer.Option("--all", help="Show every column.")]
+RunFolder = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run or attempt folder.")]
+Source = Annotated[
+    str | None,
+    typer.Option(
+        "--source",
+        metavar="FOLDER|URL|FILE",
+        help="Instead of RUN: a Prometheus data folder, a live Prometheus, an export.",
+    ),
+]
+Start = Annotated[
+    str | None,
+    typer.Option("--start", help="Start of one window: epoch seconds or ISO 8601 with zone."),
+]
+End = Annotated[str | None, typer.Option("--end", help="End of that window.")]
 
 
 class Format(str, enum.Enum):
@@ -72,7 +86,7 @@ def run_command(
     job_file: JobFile,
     site: Site = "local",
     runs: Runs = Path("runs"),
-    all_columns: Annotated[bool, typer.Option("--all", help="Show every column.")] = False,
+    all_columns: AllColumns = False,
 ) -> None:
     """Run a job here, in the foreground, and print its KPI table.
 
@@ -88,7 +102,7 @@ def run_command(
     _say(f"run {paths.run}")
     code = launch.run_locally(paths)
     for attempt in paths.all_attempts():
-        _show(_analyzed(paths, attempt), all_columns)
+        _show(_analyzed(paths, attempt, attempt.report), all_columns)
     _say(f"run {paths.run}")
     raise typer.Exit(code)
 
@@ -101,7 +115,7 @@ def submit_command(
     wait: Annotated[
         bool, typer.Option("--wait", help="Follow the job to its end and print its KPI table.")
     ] = False,
-    all_columns: Annotated[bool, typer.Option("--all", help="Show every column.")] = False,
+    all_columns: AllColumns = False,
 ) -> None:
     """Submit a job to Slurm; prints the run directory and the job id.
 
@@ -131,7 +145,7 @@ def submit_command(
             code = accounting.exit_code
             if code == 0 and accounting.state != "COMPLETED":
                 code = 1
-        _show(_analyzed(paths, attempt), all_columns)
+        _show(_analyzed(paths, attempt, attempt.report), all_columns)
     raise typer.Exit(code)
 
 
@@ -162,25 +176,13 @@ def render_command(
 
 @app.command("analyze")
 def analyze_command(
-    run: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="A run or attempt folder.")
-    ] = None,
-    source: Annotated[
-        str | None,
-        typer.Option(
-            "--source",
-            metavar="FOLDER|URL|FILE",
-            help="Instead of RUN: a Prometheus data folder, a live Prometheus, an export.",
-        ),
-    ] = None,
+    run: RunFolder = None,
+    source: Source = None,
     phase: Annotated[
         list[str] | None, typer.Option("--phase", help="Only this phase; may be repeated.")
     ] = None,
-    start: Annotated[
-        str | None,
-        typer.Option(help="Start of one window: epoch seconds or ISO 8601 with zone."),
-    ] = None,
-    end: Annotated[str | None, typer.Option(help="End of that window.")] = None,
+    start: Start = None,
+    end: End = None,
     output_format: Annotated[
         Format, typer.Option("--format", help="What to print.")
     ] = Format.TABLE,
@@ -188,7 +190,7 @@ def analyze_command(
         Path | None,
         typer.Option("--out", help="Write the report here instead of into the run directory."),
     ] = None,
-    all_columns: Annotated[bool, typer.Option("--all", help="Show every column.")] = False,
+    all_columns: AllColumns = False,
 ) -> None:
     """Compute the KPI table of a run, write it, and print it.
 
@@ -197,24 +199,20 @@ def analyze_command(
     """
     from jobmeter.launch import refresh_accounting
 
-    if phase and (start or end):
-        raise SpecError("--phase and --start/--end exclude each other; give one of them")
-    window = _window(start, end)
-    if source is not None:
-        if run is not None or phase:
-            raise SpecError("--source stands alone; leave RUN and --phase out")
+    asked = _asked(run, source, bool(phase))
+    window = _window(start, end, bool(phase))
+    if isinstance(asked, str):
         if window is None:
             raise SpecError("--source needs a window; add --start and --end")
-        _give(_analyzed_source(source, window, out), output_format, all_columns)
+        _give(_analyzed_source(asked, window, out), output_format, all_columns)
         return
-    if run is None:
-        raise SpecError("nothing to analyse; give a run folder, or --source with a recording")
-    paths, attempts = _find(run)
+    paths, attempts = _find(asked)
     required = read_manifest(paths.manifest).required
     states = set()
     for attempt in attempts:
         refresh_accounting(attempt)
-        analysis = _analyzed(paths, attempt, phase, window, out, write=window is None)
+        report = attempt.report if window is None else None
+        analysis = _analyzed(paths, attempt, out or report, phase, window)
         _give(analysis, output_format, all_columns)
         states.add(analysis.manifest["state"])
     if required and states != {"complete"}:
@@ -226,43 +224,26 @@ def analyze_command(
 @app.command("export")
 def export_command(
     to: Annotated[Path, typer.Option("--to", metavar="FILE", help="The Parquet file to write.")],
-    run: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="A run or attempt folder.")
-    ] = None,
-    source: Annotated[
-        str | None,
-        typer.Option(
-            "--source",
-            metavar="FOLDER|URL|FILE",
-            help="Instead of RUN: a Prometheus data folder, a live Prometheus, an export.",
-        ),
-    ] = None,
+    run: RunFolder = None,
+    source: Source = None,
     phase: Annotated[str | None, typer.Option("--phase", help="Only this phase.")] = None,
-    start: Annotated[
-        str | None,
-        typer.Option(help="Start of a window: epoch seconds or ISO 8601 with zone."),
-    ] = None,
-    end: Annotated[str | None, typer.Option(help="End of that window.")] = None,
+    start: Start = None,
+    end: End = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write the raw samples of a recording into a Parquet file.
 
     Everything by default; of a phase or a window also five minutes on both sides.
     """
-    if phase and (start or end):
-        raise SpecError("--phase and --start/--end exclude each other; give one of them")
-    if (run is None) == (source is None):
-        raise SpecError("give a run folder, or --source with a recording; one of them")
-    if source is not None and phase:
-        raise SpecError("--source has no phases; give --start and --end")
-    window = _window(start, end)
+    asked = _asked(run, source, phase is not None)
+    window = _window(start, end, phase is not None)
     from jobmeter_analysis.sources import export, open_source, parquet
 
-    if source is not None:
-        origin = parquet.Origin(_without_password(source), window)
-        done = export.export(open_source(source), to, origin, force=force)
-    elif run is not None:
-        done = export.export_attempt(*_find(run), to, window, phase, force=force)
+    if isinstance(asked, str):
+        origin = parquet.Origin(_without_password(asked), window)
+        done = export.export(open_source(asked), to, origin, force=force)
+    else:
+        done = export.export_attempt(*_find(asked), to, window, phase, force=force)
     for problem in done.problems:
         _say(problem)
     typer.echo(f"{done.samples} samples of {done.series} series in {to}")
@@ -313,45 +294,51 @@ def _find(folder: Path) -> tuple[RunPaths, tuple[AttemptPaths, ...]]:
 def _analyzed(
     paths: RunPaths,
     attempt: AttemptPaths,
+    report: Path | None,
     phases: list[str] | None = None,
     window: Window | None = None,
-    out: Path | None = None,
-    *,
-    write: bool = True,
 ) -> Analysis:
-    from jobmeter_analysis import analyze_attempt, write_report
+    """Analyse one attempt and write the table into the folder ``report``, if there is one."""
+    from jobmeter_analysis.engine import analyze_attempt
+    from jobmeter_analysis.report import write_report
 
     analysis = analyze_attempt(paths, attempt, phases=phases, window=window)
-    if write or out is not None:
-        write_report(analysis, out or attempt.report)
+    if report is not None:
+        write_report(analysis, report)
     return analysis
 
 
-def _analyzed_source(source: str, window: Window, out: Path | None) -> Analysis:
+def _analyzed_source(source: str, window: Window, report: Path | None) -> Analysis:
     from jobmeter_analysis.engine import analyze_recording
     from jobmeter_analysis.report import write_report
     from jobmeter_analysis.sources import open_source
 
     analysis = analyze_recording(open_source(source), window, _without_password(source))
-    if out is not None:
-        write_report(analysis, out)
+    if report is not None:
+        write_report(analysis, report)
     return analysis
 
 
 def _without_password(source: str) -> str:
     """Return a source as it may be shown.
 
-    >>> _without_password("https://me:secret@prometheus:9090/x"), _without_password("data/tsdb")
+    >>> _without_password("https://me:s@cret@prometheus:9090/x"), _without_password("data/tsdb")
     ('https://prometheus:9090/x', 'data/tsdb')
     """
-    return re.sub(r"^(\w+://)[^/@]*@", r"\1", source)
+    return re.sub(r"^(\w+://)[^/?#]*@", r"\1", source)
 
 
 def _give(analysis: Analysis, output_format: Format, all_columns: bool) -> None:
+    from jobmeter_analysis.report import as_json
+
     if output_format is Format.TABLE:
         _show(analysis, all_columns)
+    elif output_format is Format.JSON:
+        typer.echo(as_json(analysis), nl=False)
+    elif output_format is Format.CSV:
+        typer.echo(analysis.table.to_csv(index=False), nl=False)
     else:
-        _print_as(analysis, output_format)
+        sys.stdout.buffer.write(analysis.table.to_parquet(index=False))
 
 
 def _show(analysis: Analysis, all_columns: bool) -> None:
@@ -360,51 +347,40 @@ def _show(analysis: Analysis, all_columns: bool) -> None:
     print_analysis(analysis, every=all_columns)
 
 
-def _print_as(analysis: Analysis, output_format: Format) -> None:
-    from jobmeter_analysis.report import as_json
+def _asked(run: Path | None, source: str | None, phases: bool) -> Path | str:
+    """Return what to read: the folder of a run or attempt, or a source as text."""
+    if run is None and source is not None:
+        if phases:
+            raise SpecError("--source has no phases; give --start and --end")
+        return source
+    if run is None or source is not None:
+        raise SpecError("give a run folder, or --source with a recording; one of them")
+    return run
 
-    if output_format is Format.JSON:
-        typer.echo(as_json(analysis), nl=False)
-    elif output_format is Format.CSV:
-        typer.echo(analysis.table.to_csv(index=False), nl=False)
-    else:
-        sys.stdout.buffer.write(analysis.table.to_parquet(index=False))
 
-
-def _window(start: str | None, end: str | None) -> Window | None:
+def _window(start: str | None, end: str | None, phases: bool) -> Window | None:
+    """Return the window of --start and --end, of which there is none beside phases."""
     if start is None and end is None:
         return None
+    if phases:
+        raise SpecError("--phase and --start/--end exclude each other; give one of them")
     if start is None or end is None:
         raise SpecError("--start and --end belong together; give both")
     from jobmeter.window import Window
 
     try:
-        return Window(_time_ms(start, "--start"), _time_ms(end, "--end"))
+        return Window(_time_ms("--start", start), _time_ms("--end", end))
     except ValueError as cause:
         raise SpecError(f"--start {start} --end {end}: {cause}") from cause
 
 
-def _time_ms(text: str, option: str) -> int:
-    from datetime import datetime
+def _time_ms(option: str, text: str) -> int:
+    from jobmeter.quantities import time_ms
 
-    with suppress(ValueError, OverflowError):
-        return _of_this_age(round(float(text) * 1000), text, option)
     try:
-        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+        return time_ms(text)
     except ValueError as cause:
-        raise SpecError(
-            f"{option}: {text!r} is no time; write epoch seconds, or 2026-01-31T12:00:00+01:00"
-        ) from cause
-    if moment.tzinfo is None:
-        raise SpecError(f"{option}: {text!r} has no time zone; append +00:00 or Z")
-    return round(moment.timestamp() * 1000)
-
-
-def _of_this_age(time_ms: int, text: str, option: str) -> int:
-    """Refuse what is no time of this age, such as milliseconds where seconds are meant."""
-    if not 0 <= time_ms < 1e14:
-        raise SpecError(f"{option}: {text!r} is no time in seconds since 1970; milliseconds?")
-    return time_ms
+        raise SpecError(f"{option}: {cause}") from cause
 
 
 def main() -> NoReturn:

@@ -1,4 +1,4 @@
-"""Times and large numbers as people write them.
+"""Durations, times and large numbers as people write them.
 
 ``5s`` and ``250ms`` are ours; ``1-00:00:00`` and ``90`` (minutes) are Slurm's; ``8B`` and ``989T``
 are those of model cards and data sheets.
@@ -7,6 +7,7 @@ are those of model cards and data sheets.
 from __future__ import annotations
 
 import re
+from datetime import datetime
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -68,6 +69,36 @@ def slurm_time_s(text: str) -> int:
                 raise ValueError(f"{text!r} is no time at all; write at least 00:01:00")
             return seconds
     raise ValueError(f"{text!r} is not a time limit; write hours:minutes:seconds, as in '01:30:00'")
+
+
+def time_ms(text: str) -> int:
+    """Return milliseconds since the epoch from seconds since then, or from ISO 8601.
+
+    Raises:
+        ValueError: neither, without a zone, or none of this age, such as milliseconds.
+
+    >>> time_ms("1769860800.5"), time_ms("2026-01-31T13:00:00+01:00"), time_ms("1970-01-01T00:00Z")
+    (1769860800500, 1769860800000, 0)
+    """
+    try:
+        seconds = float(text)
+    except ValueError:
+        return _calendar_ms(text)
+    if not 0 <= seconds < 1e11:
+        raise ValueError(f"{text!r} is no time in seconds since 1970; milliseconds?")
+    return round(seconds * 1000)
+
+
+def _calendar_ms(text: str) -> int:
+    try:
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError as cause:
+        raise ValueError(
+            f"{text!r} is no time; write epoch seconds, or 2026-01-31T12:00:00+01:00"
+        ) from cause
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r} has no time zone; append +00:00 or Z")
+    return round(moment.timestamp() * 1000)
 
 
 _MULTIPLES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}

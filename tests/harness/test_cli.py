@@ -51,6 +51,10 @@ def test_a_wrong_job_file_ends_with_2_and_one_line(command, tmp_path):
             "has no time zone; append +00:00 or Z",
         ),
         (("analyze", ".", "--start", "6", "--end", "5"), 2, "window is empty"),
+        (("analyze", ".", "--start", "1790000000000", "--end", "6"), 2, "milliseconds?"),
+        (("analyze",), 2, "give a run folder, or --source with a recording"),
+        (("analyze", "--source", "x"), 2, "--source needs a window"),
+        (("analyze", "--source", "x", "--phase", "a"), 2, "--source has no phases"),
         (
             ("analyze", ".", "--phase", "a", "--start", "5", "--end", "6"),
             2,
