@@ -4,6 +4,8 @@
   - PortInUse        something else listens on the address
   - NothingToReport  an exporter that is required has no numbers here
   - UnexpectedText   a file of the kernel does not read as documented
+  - CommandError     a program could not be started, took too long, or said what nobody can read
+    - TooMuchOutput  it printed more than there is room for
 
 ``watched.NoData`` is not among them: it says that there is nothing to report.
 """
@@ -37,3 +39,11 @@ class NothingToReport(ExporterError):  # noqa: N818 - the same
 
 class UnexpectedText(ExporterError):  # noqa: N818 - the same
     """A file of the kernel does not read as documented."""
+
+
+class CommandError(ExporterError):
+    """A program could not be started, took too long, or said what nobody can read."""
+
+
+class TooMuchOutput(CommandError):  # noqa: N818 - the same
+    """A program printed more than there is room for."""
