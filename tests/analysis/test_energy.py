@@ -9,9 +9,8 @@ from replay import Page
 
 from jobmeter.errors import CatalogueError
 from jobmeter.manifest import PlannedTarget
-from jobmeter_analysis import analyze_attempt
 from jobmeter_analysis.catalogue import load_catalogue
-from jobmeter_analysis.engine import analyze_recording
+from jobmeter_analysis.engine import analyze_attempt, analyze_recording
 from jobmeter_analysis.estimate import Estimate, exact, unavailable
 from jobmeter_analysis.formula import Formula, FormulaError
 from jobmeter_analysis.sources.prometheus_folder import PrometheusFolder

@@ -15,9 +15,8 @@ from jobmeter.errors import RunFolderError
 from jobmeter.manifest import PlannedTarget
 from jobmeter.paths import AttemptPaths, RunPaths
 from jobmeter.window import Window
-from jobmeter_analysis import analyze_attempt
 from jobmeter_analysis.catalogue import ATTEMPT, load_catalogue
-from jobmeter_analysis.engine import COLUMNS
+from jobmeter_analysis.engine import COLUMNS, analyze_attempt
 from jobmeter_analysis.recording import Recorded
 
 pytestmark = pytest.mark.prometheus

@@ -15,9 +15,8 @@ from replay import Page, blocks_from, replayed, samples_from
 
 from jobmeter.paths import RunPaths
 from jobmeter.window import Window
-from jobmeter_analysis import analyze_attempt
 from jobmeter_analysis.catalogue import load_catalogue
-from jobmeter_analysis.engine import analyze_recording
+from jobmeter_analysis.engine import analyze_attempt, analyze_recording
 from jobmeter_analysis.sources.prometheus_folder import PrometheusFolder
 from jobmeter_analysis.vocabulary import load_vocabulary
 

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from jobmeter_analysis import analyze_attempt, write_report
 from jobmeter_analysis.display import brief, human, interval, print_analysis
+from jobmeter_analysis.engine import analyze_attempt
+from jobmeter_analysis.report import write_report
 
 pytestmark = pytest.mark.prometheus
 

@@ -18,8 +18,8 @@ from attempts import RUN_ID, T0, AttemptBuilder
 import jobmeter
 from jobmeter.errors import JobmeterError, RecordingError, RunFolderError
 from jobmeter.paths import RunPaths
-from jobmeter_analysis import analyze_attempt, samples
-from jobmeter_analysis.engine import COLUMNS
+from jobmeter_analysis import samples
+from jobmeter_analysis.engine import COLUMNS, analyze_attempt
 from jobmeter_analysis.run import Run
 from jobmeter_analysis.samples import Query
 
