@@ -24,6 +24,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from jobmeter_exporters.errors import ExporterError, PortInUse
+from jobmeter_exporters.routes import Answer, BrokenBody, Routes
 from jobmeter_exporters.run_info import RunInfo
 from jobmeter_exporters.settings import Settings
 from jobmeter_exporters.watched import Watched
@@ -33,8 +34,8 @@ logger = logging.getLogger(__name__)
 LONGEST_CONNECTION_S = 10.0
 """A connection older than this is cut: the scrape timeout of Prometheus is shorter."""
 
-MOST_CONNECTIONS = 32
-"""For one more than this the oldest is cut, so that idle ones cannot keep Prometheus out."""
+MOST_CONNECTIONS = 256
+"""For one more than this the oldest idle one is cut, so that these cannot keep Prometheus out."""
 
 CHECK_INTERVAL_S = 0.25
 """How often old connections are looked for, and how long a stop may wait to be noticed."""
@@ -106,30 +107,48 @@ Request: TypeAlias = "socket.socket | tuple[bytes, socket.socket]"
 class _Handler(http.server.BaseHTTPRequestHandler):
     server: ExporterServer
     timeout = LONGEST_CONNECTION_S
+    protocol_version = "HTTP/1.1"  # for bodies in chunks; a connection still has one answer
     server_version = "jobmeter"
     sys_version = ""
 
     def do_GET(self) -> None:
-        with self.server.answering():
+        with self.server.answering(self.connection):
             self._answer(with_body=True)
 
     def do_HEAD(self) -> None:
-        with self.server.answering():
+        with self.server.answering(self.connection):
             self._answer(with_body=False)
 
     def _answer(self, with_body: bool) -> None:
-        status, headers, body = self.server.answer(
-            self.path.partition("?")[0],
-            self.headers.get("Authorization"),
-            self.headers.get("Accept", ""),
-        )
-        self.send_response(status)
-        for name, value in headers.items():
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        answer = self.server.answer(self.path.partition("?")[0], headers)
+        with answer:
+            # Before chunks, the end of a connection was the end of a body, broken or not.
+            if answer.length is None and self.request_version < "HTTP/1.1":
+                answer = Answer.text(505, "this page is sent in chunks; ask with HTTP/1.1")
+            self._send_head(answer)
+            if with_body:
+                self._send_body(answer)
+
+    def _send_head(self, answer: Answer) -> None:
+        self.send_response(answer.status)
+        for name, value in answer.headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
+        if answer.length is None:
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Content-Length", str(answer.length))
+        self.send_header("Connection", "close")
         self.end_headers()
-        if with_body:
-            self.wfile.write(body)
+
+    def _send_body(self, answer: Answer) -> None:
+        try:
+            for part in filter(None, answer.parts):  # an empty chunk would be the end
+                self.wfile.write(_chunk(part) if answer.length is None else part)
+        except BrokenBody:
+            return  # without the last chunk, or short of the length: the client sees it
+        if answer.length is None:
+            self.wfile.write(_chunk(b""))
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - overridden
         """Log nothing: a line per scrape says nothing that the series do not."""
@@ -148,14 +167,15 @@ class ExporterServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
     """
 
     daemon_threads = True  # a half-open connection must not hold up the end
-    request_queue_size = 64
+    request_queue_size = MOST_CONNECTIONS
 
     def __init__(self, settings: Settings, collectors: Mapping[str, Collector]) -> None:
         self._gate = _gate(settings)
         self._registries = registries(settings, collectors)
+        self._routes = [one for one in collectors.values() if isinstance(one, Routes)]
         self._connections: dict[socket.socket, float] = {}
         self._lock = threading.Lock()
-        self._answering = 0
+        self._answering: set[socket.socket] = set()
         self._idle = threading.Condition(self._lock)
         self.address_family, address = _resolve(settings)
         try:
@@ -178,48 +198,61 @@ class ExporterServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = "jobmeter", self.port
 
-    def answer(
-        self, path: str, authorization: str | None, accept: str
-    ) -> tuple[int, dict[str, str], bytes]:
-        """Return status, headers and body for a GET of ``path``."""
-        plain = {"Content-Type": "text/plain; charset=utf-8"}
-        if self._gate is not None and not self._gate.opens(authorization):
+    def answer(self, path: str, headers: Mapping[str, str]) -> Answer:
+        """Return the answer to a GET of ``path``; the names of ``headers`` are in lower case."""
+        if self._gate is not None and not self._gate.opens(headers.get("authorization")):
             challenge = {"WWW-Authenticate": 'Basic realm="jobmeter", charset="UTF-8"'}
-            return 401, plain | challenge, b"the user name and password of the run are needed\n"
-        if path == "/":
-            return 200, plain, f"jobmeter exporters: {' '.join(self._registries)}\n".encode()
+            return Answer.text(401, "the user name and password of the run are needed", challenge)
         registry = self._registries.get(path)
-        if registry is None:
-            known = " ".join(self._registries)
-            return 404, plain, f"nothing here; there is {known}\n".encode()
-        encode, content_type = _encoder(accept)
-        return 200, {"Content-Type": content_type}, encode(registry)
+        if registry is not None:
+            encode, content_type = _encoder(headers.get("accept", ""))
+            return Answer.whole(200, encode(registry), content_type)
+        if path == "/":
+            return Answer.text(200, f"jobmeter exporters: {' '.join(self.paths())}")
+        for routes in self._routes:
+            answer = routes.answer(path, headers)
+            if answer is not None:
+                return answer
+        return Answer.text(404, f"nothing here; there is {' '.join(self.paths())}")
+
+    def paths(self) -> list[str]:
+        """Return what can be asked for now."""
+        offered = (path for routes in self._routes for path in routes.paths())
+        return list(dict.fromkeys((*self._registries, *offered)))
 
     @contextmanager
-    def answering(self) -> Iterator[None]:
-        """Count an answer in progress, so that the end can wait for it."""
+    def answering(self, connection: socket.socket) -> Iterator[None]:
+        """Note an answer in progress: nobody cuts it to make room, and the end waits for it."""
         with self._lock:
-            self._answering += 1
+            self._answering.add(connection)
         try:
             yield
         finally:
             with self._idle:
-                self._answering -= 1
+                self._answering.discard(connection)
                 self._idle.notify_all()
 
     def finish(self, timeout_s: float) -> bool:
         """Wait until no answer is in progress; return False when the time was not enough."""
         with self._idle:
-            return self._idle.wait_for(lambda: self._answering == 0, timeout_s)
+            return self._idle.wait_for(lambda: not self._answering, timeout_s)
 
     def verify_request(self, request: Request, client_address: object) -> bool:
-        """Note when a connection came, and cut the oldest when they become too many."""
+        """Note when a connection came, and make room when they become too many.
+
+        An idle one is cut for it, the oldest first. With all of them in an answer, the new one is
+        refused: an answer that has begun is never cut short for another.
+        """
         if isinstance(request, tuple):
             return False
         with self._lock:
-            oldest = list(self._connections)[: len(self._connections) + 1 - MOST_CONNECTIONS]
+            excess = len(self._connections) + 1 - MOST_CONNECTIONS
+            idle = [one for one in self._connections if one not in self._answering]
+            cut = idle[: max(excess, 0)]
+            if len(cut) < excess:
+                return False
             self._connections[request] = time.monotonic()
-        _cut(oldest)
+        _cut(cut)
         return True
 
     def shutdown_request(self, request: Request) -> None:
@@ -240,6 +273,10 @@ class ExporterServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
         """Log what went wrong in an answer; a client that went away is not worth a line."""
         if not isinstance(sys.exc_info()[1], OSError):
             logger.exception("an answer failed")
+
+
+def _chunk(part: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(part), part)
 
 
 def _cut(connections: Iterable[socket.socket]) -> None:
