@@ -121,7 +121,7 @@ def submit_command(
 
     With --wait the exit code is the job's.
     """
-    from jobmeter import launch, slurm
+    from jobmeter import launch, slurm, slurm_accounting
 
     prepared = launch.prepare(job_file, site, runs)
     if prepared.site.launcher != "slurm":
@@ -140,7 +140,7 @@ def submit_command(
         raise typer.Exit(130) from None
     code = 1
     for attempt in _attempts_of(paths):
-        accounting = launch.refresh_accounting(attempt, settle=True)
+        accounting = slurm_accounting.refresh_accounting(attempt, settle=True)
         if accounting is not None and accounting.exit_code is not None:
             code = accounting.exit_code
             if code == 0 and accounting.state != "COMPLETED":
@@ -197,7 +197,7 @@ def analyze_command(
     Of a recording without a run folder (--source) nothing is written unless --out says where.
     Exits with 3 when the job file required a valid recording and it is not.
     """
-    from jobmeter.launch import refresh_accounting
+    from jobmeter.slurm_accounting import refresh_accounting
 
     asked = _asked(run, source, bool(phase))
     window = _window(start, end, bool(phase))

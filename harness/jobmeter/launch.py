@@ -10,23 +10,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from jobmeter import __version__, slurm
-from jobmeter.accounting import (
-    JobAccounting,
-    preferred,
-    read_accounting,
-    write_accounting,
-)
 from jobmeter.credentials import Credentials, new_credentials
 from jobmeter.errors import JobmeterError, ProcessError, SchedulerError, SiteError
-from jobmeter.events import read_events
 from jobmeter.manifest import RunManifest, write_manifest
-from jobmeter.own_record import OWN_WORD, own_record, started_s
-from jobmeter.paths import AttemptPaths, RunPaths
+from jobmeter.paths import RunPaths
 from jobmeter.plan import Context, Plan, make_plan
 from jobmeter.process import find_program, run, run_in_foreground
 from jobmeter.render import render_files, render_web_config
 from jobmeter.site import SiteProfile, read_site
-from jobmeter.slurm_accounting import Start, accounting_of
 from jobmeter.spec import read_spec
 
 
@@ -160,27 +151,3 @@ def submit(paths: RunPaths) -> str:
         return slurm.submit(paths.script)
     except SchedulerError as cause:
         raise SchedulerError(f"{cause}; the script is {paths.script}") from cause
-
-
-def refresh_accounting(attempt: AttemptPaths, *, settle: bool = False) -> JobAccounting | None:
-    """Ask about an attempt and keep the answer, unless the last word is there already.
-
-    Where no Slurm answers, or not to everything, the attempt's own record does.
-
-    Args:
-        attempt: Whose accounting.
-        settle: Whether the job has ended, so that a final answer is worth some seconds' wait.
-    """
-    known = read_accounting(attempt.accounting)
-    job = slurm.job_and_restart(attempt.name)
-    if job is None or (known is not None and known.settled):
-        return known
-    log = read_events(attempt.events)
-    own = own_record(log, *job)
-    said = accounting_of(Start(*job, at_s=started_s(log)), settle_s=10.0 if settle else 0.0)
-    if said is not None and said.final:
-        said = said.filled_from(own, *OWN_WORD)
-    accounting = preferred(known, said or own)
-    if accounting is not None and accounting != known:
-        write_accounting(accounting, attempt.accounting)
-    return accounting

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from jobmeter.errors import SchedulerError
 from jobmeter.process import run
-from jobmeter.slurm_accounting import Start, ask_sacct
+from jobmeter.slurm_query import Start
+from jobmeter.slurm_sacct import ask_sacct
 from jobmeter.slurm_words import FINAL_STATES, state_from
 
 
@@ -100,13 +101,3 @@ def follow(job_id: str, give_up_after_s: float = 300.0) -> Iterator[str]:
             continue
         time.sleep(pause_s)
         pause_s = min(10.0, pause_s * 1.3)
-
-
-def job_and_restart(attempt_name: str) -> tuple[str, int] | None:
-    """Return job id and restart count of an attempt folder's name; None for a run without Slurm.
-
-    >>> job_and_restart("12_3.r2"), job_and_restart("12"), job_and_restart("local")
-    (('12_3', 2), ('12', 0), None)
-    """
-    match = re.fullmatch(r"(\d+(?:[_+]\d+)?)(?:\.r(\d+))?", attempt_name)
-    return (match[1], int(match[2] or 0)) if match is not None else None

@@ -127,3 +127,12 @@ def exit_from(text: str, state: str) -> tuple[int | None, int | None]:
     if signal:
         return 128 + signal, signal
     return (code if code or state == "COMPLETED" else None), None
+
+
+def said_last_word(state: str, end_s: int | None, qos: str) -> bool:
+    """Whether the database has said its last word on one start.
+
+    For seconds after a job's end it may know a part of it only, with a state that is wrong; it
+    then calls the QOS Unknown. A start that was requeued stays REQUEUED, the next one is another.
+    """
+    return state in FINAL_STATES | {"REQUEUED"} and end_s is not None and qos != "Unknown"
