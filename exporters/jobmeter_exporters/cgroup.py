@@ -1,23 +1,64 @@
-"""CPU, memory, I/O and pressure of this job on this node.
+"""CPU, memory, I/O and pressure of this job on this node, and of its steps and tasks.
 
-What is emitted, and from where: ``cgroup.md``.
+Taken from the first of these sources that is there; ``job_source_info{source}`` says which one:
+
+1. ``cgroup_v2``: the group of the job, found from ``/proc/self/cgroup`` (Slurm with job ids or
+   SLUIDs, psslurm);
+2. ``cgroup_v1``: the same, controller by controller; a controller without a group of the job leaves
+   its families out;
+3. ``process_tree``: the live descendants of ``--job-pid``, where there is no group of a job or none
+   that accounts CPU time. What it cannot see is in the docstring of ``process_tree.ProcessTree``.
+
+A file that is absent or may not be read leaves its families out. Groups keep what ended processes
+have used, and vanish with the last step of the job. In a cgroup namespace that begins below the job
+(some containers) the job is out of sight, and the process tree is what remains.
+
+**Monitoring.** The step that the exporter runs in is the monitoring, except ``batch``,
+``interactive`` and ``extern``, where the payload may run too: there the families
+``job_monitoring_*`` are absent. With control groups the families of the job include the monitoring
+(take the two off), with the process tree they do not: ``--exclude-pid`` names the roots of
+monitoring. The families of read and write calls and of storage never include it.
+
+**I/O.** ``job_io_*`` is what the kernel accounts to the group at block devices: local disks, for
+which the site must have switched the controller on. ``job_syscall_*`` is what the processes
+themselves asked for with read(2), write(2) and their like, wherever it went: a local disk, Lustre,
+NFS, the page cache, a pipe; not what they map into memory, and not recv(2) and send(2).
+``job_storage_*`` is what these calls and mapped memory made the kernel fetch or mark for writing;
+what of a network file system is in it depends on its client. The last two come from
+``/proc/<pid>/io`` of each process and are lower bounds: what happens between the last look and the
+end of a process is lost, unless its parent belongs to the job and waits for it. They never go down.
+Up to 256 processes are followed; where a job has more than 48 groups on the node, new processes are
+looked for in 48 of them at a scrape, in turns.
+
+**Steps and tasks.** ``--cgroup-steps`` says how much of them is told: ``off``, ``steps`` (the
+default), ``tasks``. A step costs four series and 0.05 ms a scrape, and a job seldom has more than
+five; tasks may be a hundred and more. Of one job no more than 32 steps and 128 tasks on a node ever
+have series, those that came first. A step's peak is of that step alone, so the peak of the job can
+be below their sum.
+
+``job_threads`` counts threads because that is what ``pids.current`` counts, whatever its name.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from jobmeter_exporters import cgroup_path, cgroup_v1, cgroup_v2, kernel_text
+from jobmeter_exporters import cgroup_path, cgroup_steps, cgroup_v1, cgroup_v2, kernel_text
 from jobmeter_exporters.cgroup_families import FAMILIES
 from jobmeter_exporters.cgroup_path import UNIFIED, JobGroups
+from jobmeter_exporters.cgroup_processes import Processes, ProcessLists
+from jobmeter_exporters.cgroup_steps import StepUse
 from jobmeter_exporters.errors import ExporterError, UnexpectedText
 from jobmeter_exporters.families import Readings, merge, to_metrics
-from jobmeter_exporters.group_file import GroupFile
+from jobmeter_exporters.group_file import read_files
+from jobmeter_exporters.process_io import ProcessIo
 from jobmeter_exporters.process_tree import ProcessTree
 from jobmeter_exporters.settings import Settings
 from jobmeter_exporters.watched import NoData
@@ -29,7 +70,13 @@ SHARED_STEPS = frozenset(
 
 
 def add_options(parser: argparse._ArgumentGroup) -> None:
-    """Add none: the options it has are those of every exporter that looks at processes."""
+    """Add what says how much is told of steps and tasks."""
+    parser.add_argument(
+        "--cgroup-steps",
+        choices=cgroup_steps.DETAILS,
+        default=cgroup_steps.STEPS,
+        help="CPU and memory by step, or by step and task (default: %(default)s)",
+    )
 
 
 def from_settings(settings: Settings) -> Collector:
@@ -40,23 +87,36 @@ def from_settings(settings: Settings) -> Collector:
 class JobUse(Collector):
     """CPU, memory, I/O and pressure of the job that this process belongs to.
 
-    They come from the job's control group, which keeps what its ended steps have used. Where
-    there is none, or (v1) none that accounts CPU time, they come from the processes below
-    ``settings.job_pid``. The step that this process is in is reported as the monitoring, unless it
-    is one that the job script or a login shell runs in.
+    A context manager: the end closes the descriptors by which it follows processes.
 
     Args:
-        settings: Where to read, and the process ids of the fallback.
+        settings: Where to read, what to tell, and the process ids of the fallback.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._oom_kills: dict[str, int] = {}
+        self._lists = ProcessLists()
+        self._steps = StepUse(settings.options.get("cgroup_steps", cgroup_steps.STEPS))
+        self._io = ProcessIo(settings.proc, (*settings.exclude_pids, os.getpid()))
+        self._tree_io = ProcessIo(settings.proc)  # the tree knows which side each is on
         self._tree = (
             ProcessTree(settings.job_pid, settings.exclude_pids, settings.proc)
             if settings.job_pid is not None
             else None
         )
+
+    def __enter__(self) -> JobUse:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._io.close()
+        self._tree_io.close()
 
     def collect(self) -> Iterator[Metric]:
         """Yield one family per number that can be read now, in base units.
@@ -78,31 +138,42 @@ class JobUse(Collector):
         except NoData as reason:
             if self._tree is None:
                 raise NoData(f"{reason}, and no --job-pid was given") from None
-            return self._tree.read()
+            return self._tree_readings(self._tree, problems)
         if self._tree is not None and not {UNIFIED, "cpuacct"} & groups.job.keys():
-            return self._tree.read()
+            return self._tree_readings(self._tree, problems)
         readings = self._group_readings(groups, problems)
         _name_devices(readings, self._settings.block_devices)
         readings["job_source_info"] = {groups.source: 1.0}
         return readings
 
+    def _tree_readings(self, tree: ProcessTree, problems: list[str]) -> Readings:
+        return tree.read() | self._io_readings(self._tree_io, tree.sides, problems)
+
     def _group_readings(self, groups: JobGroups, problems: list[str]) -> Readings:
         readings: Readings = {}
         own = {name: path for name, path in groups.step.items() if _is_ours(path)}
-        if groups.source == "cgroup_v2":
-            _read_files(groups.job, cgroup_v2.JOB, readings, problems)
-            _read_files(own, cgroup_v2.MONITORING, readings, problems)
-        else:
-            _read_files(groups.job, cgroup_v1.JOB, readings, problems)
-            _read_files(own, cgroup_v1.MONITORING, readings, problems)
+        table = cgroup_v2 if groups.source == "cgroup_v2" else cgroup_v1
+        read_files(groups.job, table.JOB, readings, problems)
+        read_files(own, table.MONITORING, readings, problems)
         # Any v1 tree knows the processes; that of memory knows more.
-        below = cgroup_path.subgroups(groups.job.get("memory") or next(iter(groups.job.values())))
-        processes = cgroup_path.count_processes(below)
-        if processes is not None:
-            readings["job_processes"] = processes
+        root = groups.job.get("memory") or next(iter(groups.job.values()))
+        below = cgroup_path.subgroups(root)
+        merge(readings, self._steps.read(groups.job, below, groups.source, problems))
+        processes = self._lists.read(below)
+        if processes.total is not None:
+            readings["job_processes"] = processes.total
         if "memory" in groups.job:
-            merge(readings, self._oom_kills_v1(below))
+            merge(readings, self._oom_kills_v1(processes.looked_at))
+        sides = _sides(processes, root, own)
+        merge(readings, self._io_readings(self._io, sides, problems))
         return readings
+
+    def _io_readings(self, io: ProcessIo, sides: dict[int, bool], problems: list[str]) -> Readings:
+        try:
+            return io.read(sides)
+        except UnexpectedText as problem:
+            problems.append(f"{self._settings.proc}: {problem}")
+            return {}
 
     def _oom_kills_v1(self, groups: list[str]) -> Readings:
         """Sum the kills over the groups of the job, each of which counts its own alone.
@@ -120,21 +191,14 @@ class JobUse(Collector):
         return {"job_memory_oom_kills_total": float(total)} if total else {}
 
 
-def _read_files(
-    folders: dict[str, str],
-    files: Iterable[GroupFile],
-    into: Readings,
-    problems: list[str],
-) -> None:
-    for file, parse, controller in files:
-        folder = folders.get(controller)
-        text = None if folder is None else kernel_text.read(f"{folder}/{file}")
-        if text is None:
-            continue
-        try:
-            merge(into, parse(text))
-        except UnexpectedText as problem:
-            problems.append(f"{folder}/{file}: {problem}")
+def _sides(processes: Processes, job: str, own: dict[str, str]) -> dict[int, bool]:
+    """Return the processes of the job to whether they are payload."""
+    steps = {path.rpartition("/")[2] for path in own.values()}
+    sides = {}
+    for group, pids in processes.by_group.items():
+        step = group[len(job) + 1 :].partition("/")[0]
+        sides.update(dict.fromkeys(pids, step not in steps))
+    return sides
 
 
 def _is_ours(step: str) -> bool:
@@ -143,7 +207,7 @@ def _is_ours(step: str) -> bool:
 
 def _name_devices(readings: Readings, block_devices: Path) -> None:
     """Replace ``8:0`` by ``sda`` where the kernel gives the name, in place."""
-    for family in ("job_io_read_bytes_total", "job_io_write_bytes_total"):
+    for family in cgroup_v2.IO_STAT.values():
         by_number = readings.get(family)
         if isinstance(by_number, dict):
             readings[family] = {

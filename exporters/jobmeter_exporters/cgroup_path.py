@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -31,8 +30,8 @@ from jobmeter_exporters.watched import NoData
 UNIFIED = "unified"
 """Stands in for the name of a controller where all of them share one tree (v2)."""
 
-MOST_GROUPS = 48
-"""A job with more groups on a node is not walked: at 15 to 35 µs each it would cost too much."""
+MOST_GROUPS = 512
+"""What is below a job is walked up to here, at 3 µs each."""
 
 Parts = tuple[str, ...]
 
@@ -167,7 +166,7 @@ def locate(settings: Settings) -> JobGroups:
 
 
 def subgroups(group: str) -> list[str]:
-    """Return ``group`` and every group below it, parents first; nothing above ``MOST_GROUPS``."""
+    """Return ``group`` and the groups below it, parents first, ``MOST_GROUPS`` at the most."""
     found = [group]
     for path in found:  # grows while it is walked
         try:
@@ -175,19 +174,30 @@ def subgroups(group: str) -> list[str]:
             if os.stat(path).st_nlink == 2:  # noqa: PTH116 - a string already, and often
                 continue
             with os.scandir(path) as entries:
-                found.extend(entry.path for entry in entries if entry.is_dir())
+                found.extend(sorted(entry.path for entry in entries if entry.is_dir()))
         except OSError:
             continue  # a step may end while it is looked at
-        if len(found) > MOST_GROUPS:
-            return []
+        if len(found) >= MOST_GROUPS:
+            return found[:MOST_GROUPS]
     return found
 
 
-def count_processes(groups: Iterable[str]) -> float | None:
-    """Return how many processes are in ``groups``, not below; None if none of them tells."""
-    texts = [kernel_text.read(f"{group}/cgroup.procs") for group in groups]
-    known = [text for text in texts if text is not None]
-    return float(sum(len(text.split()) for text in known)) if known else None
+def step_name(folder: str) -> str | None:
+    """Return the step that the group of this name is of: its number, ``batch``, ``extern``.
+
+    >>> step_name("step_batch"), step_name("step-0"), step_name("tasks")
+    ('batch', '0', None)
+    """
+    return folder[5:] if folder.startswith(("step_", "step-")) else None
+
+
+def task_name(folder: str) -> str | None:
+    """Return the task that the group of this name is of: its number, or ``special``.
+
+    >>> task_name("task_3"), task_name("tasks")
+    ('3', None)
+    """
+    return folder[5:] if folder.startswith("task_") else None
 
 
 def _split(path: Parts, end: int, prefix: str) -> JobPath:

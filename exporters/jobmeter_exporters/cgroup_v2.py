@@ -36,39 +36,86 @@ def parse_cpus(text: str) -> Readings:
 
 
 def parse_io_stat(text: str) -> Readings:
-    r"""Return the bytes read and written by device, named ``major:minor``.
+    r"""Return bytes and requests by device, named ``major:minor``; discards are left out.
 
-    >>> parse_io_stat("8:0 rbytes=512 wbytes=0 rios=1 wios=0 dbytes=0 dios=0\n")
-    {'job_io_read_bytes_total': {'8:0': 512.0}, 'job_io_write_bytes_total': {'8:0': 0.0}}
+    >>> told = parse_io_stat("8:0 rbytes=512 wbytes=0 rios=1 wios=0 dbytes=0 dios=0\n")
+    >>> told["job_io_read_bytes_total"], told["job_io_writes_total"]
+    ({'8:0': 512.0}, {'8:0': 0.0})
     """
-    read: dict[str, float] = {}
-    written: dict[str, float] = {}
+    families: dict[str, dict[str, float]] = {}
     for line in text.splitlines():
         device, *pairs = line.split()[:64] or [""]
         values = kernel_text.keyed_numbers("\n".join(pair.replace("=", " ", 1) for pair in pairs))
         # A device that the job has only opened has a line without values.
-        if "rbytes" in values and "wbytes" in values:
-            read[device], written[device] = float(values["rbytes"]), float(values["wbytes"])
-    if not read:
-        return {}
-    return {"job_io_read_bytes_total": read, "job_io_write_bytes_total": written}
+        for key, family in IO_STAT.items():
+            if key in values:
+                families.setdefault(family, {})[device] = float(values[key])
+    return {**families}
+
+
+def parse_events(text: str) -> Readings:
+    r"""Return how often memory ran short, by what happened then; and the processes killed.
+
+    >>> parse_events("low 0\nmax 3\noom 1\noom_kill 1\n")
+    {'job_memory_oom_kills_total': 1.0, 'job_memory_events_total': {'max': 3.0, 'oom': 1.0}}
+    """
+    values = kernel_text.keyed_numbers(text)
+    readings: Readings = {}
+    if "oom_kill" in values:
+        readings["job_memory_oom_kills_total"] = float(values["oom_kill"])
+    events = {name: float(values[name]) for name in EVENTS if name in values}
+    if events:
+        readings["job_memory_events_total"] = events
+    return readings
 
 
 def pressure(resource: str) -> Parse:
-    """Return a parser for the ``some`` total (microseconds) of a pressure file.
+    """Return a parser for the totals (microseconds) of a pressure file.
 
-    Format: https://docs.kernel.org/accounting/psi.html
+    Format: https://docs.kernel.org/accounting/psi.html. There is no ``full`` line for the CPU
+    before Linux 5.13.
     """
 
     def parse(text: str) -> Readings:
+        readings: Readings = {}
         for line in text.splitlines():
-            if line.startswith("some "):
+            family = PRESSURE.get(line.partition(" ")[0])
+            if family is not None:
                 total = kernel_text.number(line.rpartition("total=")[2])
-                return {"job_pressure_waiting_seconds_total": {resource: total / 1e6}}
-        raise UnexpectedText(f"expected a line 'some ... total=' and found {text[:60]!r}")
+                readings[family] = {resource: total / 1e6}
+        if PRESSURE["some"] not in readings:
+            raise UnexpectedText(f"expected a line 'some ... total=' and found {text[:60]!r}")
+        return readings
 
     return parse
 
+
+def part(prefix: str) -> tuple[GroupFile, ...]:
+    """Return what is read of a step or a task, for families of this prefix.
+
+    Not ``memory.stat``, which costs as much as the others together.
+    """
+    return (
+        GroupFile("cpu.stat", keyed(("usage_usec", f"{prefix}_cpu_seconds_total", 1e6))),
+        GroupFile("memory.current", single(f"{prefix}_memory_used_bytes")),
+        GroupFile("memory.peak", single(f"{prefix}_memory_peak_bytes")),
+        GroupFile("memory.events", keyed(("oom_kill", f"{prefix}_memory_oom_kills_total", 1))),
+    )
+
+
+EVENTS = ("high", "max", "oom")
+
+IO_STAT = {
+    "rbytes": "job_io_read_bytes_total",
+    "wbytes": "job_io_write_bytes_total",
+    "rios": "job_io_reads_total",
+    "wios": "job_io_writes_total",
+}
+
+PRESSURE = {
+    "some": "job_pressure_waiting_seconds_total",
+    "full": "job_pressure_stalled_seconds_total",
+}
 
 JOB = (
     GroupFile(
@@ -82,16 +129,25 @@ JOB = (
     ),
     GroupFile("cpuset.cpus.effective", parse_cpus),
     GroupFile("memory.current", single("job_memory_used_bytes")),
-    GroupFile("memory.stat", keyed(("anon", "job_memory_anonymous_bytes", 1))),
+    GroupFile(
+        "memory.stat",
+        keyed(
+            ("anon", "job_memory_anonymous_bytes", 1),
+            ("file", "job_memory_page_cache_bytes", 1),
+            ("pgmajfault", "job_memory_major_faults_total", 1),
+        ),
+    ),
     GroupFile("memory.peak", single("job_memory_peak_bytes")),  # Linux 5.19
     GroupFile("memory.max", parse_limit),
-    GroupFile("memory.events", keyed(("oom_kill", "job_memory_oom_kills_total", 1))),
+    GroupFile("memory.events", parse_events),
     GroupFile("pids.current", single("job_threads")),  # the kernel counts tasks, that is threads
     GroupFile("io.stat", parse_io_stat),
     GroupFile("cpu.pressure", pressure("cpu")),
     GroupFile("io.pressure", pressure("io")),
     GroupFile("memory.pressure", pressure("memory")),
 )
+
+STEP, TASK = part("job_step"), part("job_task")
 
 MONITORING = (
     GroupFile("cpu.stat", keyed(("usage_usec", "job_monitoring_cpu_seconds_total", 1e6))),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from jobmeter_exporters import kernel_text
 from jobmeter_exporters.cgroup_path import UNIFIED
-from jobmeter_exporters.families import Readings
+from jobmeter_exporters.errors import UnexpectedText
+from jobmeter_exporters.families import Readings, merge
 
 Parse = Callable[[str], Readings]
 """Takes the text of a file; raises ``UnexpectedText`` when it is not as documented."""
@@ -34,3 +35,25 @@ def keyed(*fields: tuple[str, str, float]) -> Parse:
         return {family: values[key] / per for key, family, per in fields if key in values}
 
     return parse
+
+
+def read_files(
+    folders: Mapping[str, str], files: Iterable[GroupFile], into: Readings, problems: list[str]
+) -> None:
+    """Add what ``files`` tell to ``into``; what is absent is left out.
+
+    Args:
+        folders: The folder of the group by controller.
+        files: What to read.
+        into: Gets the readings.
+        problems: Gets a line for each file that is not as documented.
+    """
+    for file, parse, controller in files:
+        folder = folders.get(controller)
+        text = None if folder is None else kernel_text.read(f"{folder}/{file}")
+        if text is None:
+            continue
+        try:
+            merge(into, parse(text))
+        except UnexpectedText as problem:
+            problems.append(f"{folder}/{file}: {problem}")

@@ -6,6 +6,7 @@ import os
 from typing import NamedTuple
 
 from jobmeter_exporters.errors import UnexpectedText
+from jobmeter_exporters.kernel_text import number
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -27,6 +28,25 @@ class Stat(NamedTuple):
     def key(self) -> Key:
         """Process id and start time."""
         return self.pid, self.started
+
+
+class IoCounts(NamedTuple):
+    """What a process has read and written, with the children it has waited for.
+
+    The first four count calls such as read(2), whatever is behind the descriptor; the last two
+    what storage was asked for.
+    """
+
+    call_read_bytes: int
+    call_written_bytes: int
+    read_calls: int
+    write_calls: int
+    storage_read_bytes: int
+    storage_written_bytes: int
+
+
+IO_FIELDS = ("rchar", "wchar", "syscr", "syscw", "read_bytes", "write_bytes")
+"""The kernel's names, in the order of ``IoCounts``."""
 
 
 def parse_stat(text: str) -> Stat:
@@ -62,6 +82,19 @@ def parse_statm(text: str) -> tuple[int, int]:
     except ValueError:
         raise UnexpectedText(f"expected the statm line of a process: {text[:60]!r}") from None
     return resident * PAGE_BYTES, max(resident - file_backed, 0) * PAGE_BYTES
+
+
+def parse_io(text: str) -> IoCounts:
+    """Return the counts of ``/proc/<pid>/io`` (proc_pid_io(5)).
+
+    Raises:
+        UnexpectedText: One of them is missing or no number.
+    """
+    fields = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
+    try:
+        return IoCounts(*(number(fields[name]) for name in IO_FIELDS))
+    except (KeyError, UnexpectedText):
+        raise UnexpectedText(f"expected the I/O counts of a process: {text[:60]!r}") from None
 
 
 def parse_shares(text: str) -> tuple[int, int] | None:

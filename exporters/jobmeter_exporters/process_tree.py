@@ -89,6 +89,11 @@ class ProcessTree:
             **self._count_readings([member.stat for member in members if member.payload]),
         }
 
+    @property
+    def sides(self) -> dict[int, bool]:
+        """Its processes as of the last ``read``, and whether they are payload."""
+        return {member.stat.pid: member.payload for member in self._last.values()}
+
     def _scan(self) -> Iterator[Stat]:
         for name in os.listdir(self._proc):  # noqa: PTH208 - thousands of names, no Path needed
             if name.isdecimal() and (stat := self._stat(int(name))) is not None:

@@ -1,8 +1,13 @@
 """Small copies of /proc and /sys/fs/cgroup, as a node of each kind shows them."""
 
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves helpers beside tests alone
+
+from told_script import Script, holding
 
 from jobmeter_exporters.settings import Settings
 
@@ -12,7 +17,7 @@ V2_FILES = {
     "nr_periods 10\nnr_throttled 2\nthrottled_usec 1500\n",
     "cpuset.cpus.effective": "0-3,8\n",
     "memory.current": "1048576\n",
-    "memory.stat": "anon 524288\nfile 262144\n",
+    "memory.stat": "anon 524288\nfile 262144\npgfault 9\npgmajfault 4\n",
     "memory.peak": "2097152\n",
     "memory.max": "1073741824\n",
     "memory.events": "low 0\nhigh 0\nmax 3\noom 1\noom_kill 1\n",
@@ -23,6 +28,12 @@ V2_FILES = {
     "io.pressure": "some avg10=0.00 avg60=0.00 avg300=0.00 total=2000000\n",
     "memory.pressure": "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n",
     "cgroup.procs": "",
+}
+STEP_FILES = {
+    "cpu.stat": "usage_usec 1500000\nuser_usec 1500000\nsystem_usec 0\n",
+    "memory.current": "131072\n",
+    "memory.peak": "262144\n",
+    "memory.events": "low 0\nhigh 0\nmax 3\noom 1\noom_kill 1\n",
 }
 V1_JOB = "slurm_n1/uid_1000/job_123"
 V1_FILES = {
@@ -35,7 +46,7 @@ V1_FILES = {
     "cpuset": {"cpuset.effective_cpus": "0-3,8\n"},
     "memory": {
         "memory.usage_in_bytes": "1048576\n",
-        "memory.stat": "rss 0\ntotal_rss 524288\n",
+        "memory.stat": "rss 0\ntotal_cache 262144\ntotal_rss 524288\ntotal_pgmajfault 4\n",
         "memory.max_usage_in_bytes": "2097152\n",
         "memory.limit_in_bytes": "1073741824\n",
         "memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 0\n",
@@ -43,7 +54,8 @@ V1_FILES = {
     "pids": {"pids.current": "12\n"},
     "blkio": {
         "blkio.throttle.io_service_bytes_recursive": "8:0 Read 4096\n8:0 Write 8192\n"
-        "8:0 Sync 0\n8:0 Async 0\n8:0 Discard 0\n8:0 Total 12288\nTotal 12288\n"
+        "8:0 Sync 0\n8:0 Async 0\n8:0 Discard 0\n8:0 Total 12288\nTotal 12288\n",
+        "blkio.throttle.io_serviced_recursive": "8:0 Read 1\n8:0 Write 2\n8:0 Total 3\nTotal 3\n",
     },
 }
 
@@ -64,6 +76,14 @@ class Node:
         target = self.root / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text)
+
+    def write_process(self, pid, parent, started, counts):
+        """The counts are in the order of the kernel, the last two those of storage."""
+        names = ("rchar", "wchar", "syscr", "syscw", "read_bytes", "write_bytes")
+        lines = [f"{name}: {count}\n" for name, count in zip(names, counts, strict=True)]
+        self.write(f"proc/{pid}/io", "".join(lines) + "cancelled_write_bytes: 0\n")
+        fields = ["S", str(parent), *"0" * 17, str(started), *"0" * 30]
+        self.write(f"proc/{pid}/stat", f"{pid} (a b) {' '.join(fields)}\n")
 
     def write_group(self, group, files):
         for name, text in files.items():
@@ -101,6 +121,13 @@ def v2_node(bare_node):
     node.write_group(V2_JOB, V2_FILES)
     node.write_group(f"{V2_JOB}/step_0", {"cpu.stat": "usage_usec 250000\n"})
     node.write_group(f"{V2_JOB}/step_0", {"memory.current": "65536\n"})
+    node.write_group(f"{V2_JOB}/step_batch", STEP_FILES)
+    node.write_group(f"{V2_JOB}/step_1", STEP_FILES)
+    node.write_group(f"{V2_JOB}/step_1/user/task_0", STEP_FILES)
+    node.write_group(f"{V2_JOB}/step_1/user/task_1", {"cgroup.procs": "13\n"})
+    node.write_process(10, 1, 100, (1000, 200, 30, 4, 4096, 8192))
+    node.write_process(13, 1, 200, (500, 100, 10, 1, 0, 512))
+    node.write_process(11, 1, 150, (7, 7, 7, 7, 7, 7))
     node.write_group(f"{V2_JOB}/step_0/user/task_0", {"cgroup.procs": "11\n12\n"})
     node.write_group(f"{V2_JOB}/step_batch/user/task_special", {"cgroup.procs": "10\n"})
     (node.root / "block").mkdir()
@@ -135,9 +162,27 @@ def v1_node(bare_node):
     own = f"cpu,cpuacct/{V1_JOB}/step_0"
     node.write_group(own, {"cpuacct.usage": "250000000\n"})
     node.write_group(f"{own}/task_0", {"cgroup.procs": "11\n12\n"})
+    batch = f"{V1_JOB}/step_batch"
+    node.write_group(f"cpu,cpuacct/{batch}", {"cpuacct.usage": "1500000000\n"})
+    node.write_group(
+        f"memory/{batch}",
+        {"memory.usage_in_bytes": "131072\n", "memory.max_usage_in_bytes": "262144\n"},
+    )
+    node.write_group(f"memory/{batch}/task_0", {"cgroup.procs": "10\n"})
+    node.write_process(10, 1, 100, (1000, 200, 30, 4, 4096, 8192))
     own = f"memory/{V1_JOB}/step_0"
     node.write_group(own, {"memory.usage_in_bytes": "65536\n"})
     node.write_group(
         f"{own}/task_0", {"memory.oom_control": "oom_kill 1\n", "cgroup.procs": "11\n12\n"}
     )
     return node
+
+
+@pytest.fixture
+def script(tmp_path):
+    """A process that does as it is told; its children live until the end if they so wish."""
+    with holding(tmp_path / "hold"):
+        script = Script(tmp_path / "hold")
+        script.do("pass")  # it has started
+        yield script
+        script.end()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from jobmeter_exporters import cgroup, cgroup_path
+from jobmeter_exporters import cgroup, cgroup_processes, cgroup_steps
 from jobmeter_exporters.cgroup_families import FAMILIES
 from jobmeter_exporters.errors import ExporterError
 from jobmeter_exporters.settings import Settings
@@ -62,7 +62,15 @@ def test_without_controllers_what_the_kernel_always_has_remains(v2_node):
     (job / "pids.current").unlink()
     v2_node.write(f"{V2_JOB}/cpu.stat", "usage_usec 5\nuser_usec 3\nsystem_usec 2\n")
     (job / "step_0" / "memory.current").unlink()
+    for file in [*job.glob("step_1/**/memory.*"), *job.glob("step_batch/memory.*")]:
+        file.unlink()
+    for file in (v2_node.root / "proc").glob("*/io"):
+        file.unlink()
     assert names(v2_node.settings) == {
+        "job_steps",
+        "job_step_cpu_seconds_total",
+        "job_processes_without_io",
+        "job_pressure_stalled_seconds_total",
         "job_source_info",
         "job_cpu_seconds_total",
         "job_cpu_user_seconds_total",
@@ -112,12 +120,99 @@ def test_no_oom_kill_seen_is_not_zero_with_v1(v1_node):
 
 
 @pytest.mark.parametrize("node", ["v1_node", "v2_node"])
-def test_a_job_of_very_many_groups_is_not_walked(node, request, monkeypatch):
+def test_of_very_many_groups_some_are_asked_for_their_processes_at_a_scrape(
+    node, request, monkeypatch
+):
     node = request.getfixturevalue(node)
-    monkeypatch.setattr(cgroup_path, "MOST_GROUPS", 2)
-    found = names(node.settings)
-    assert "job_processes" not in found
-    assert "job_cpu_seconds_total" in found
+    with cgroup.from_settings(node.settings) as collector:
+        whole = value_of(collector, "job_syscall_read_bytes_total")
+        groups = value_of(collector, "job_steps")
+    assert whole >= 1000
+    assert groups >= 2
+    monkeypatch.setattr(cgroup_processes, "MOST_LISTS", 2)
+    with cgroup.from_settings(node.settings) as collector:
+        seen = [value_of(collector, "job_syscall_read_bytes_total") for _ in range(8)]
+        assert value_of(collector, "job_processes") is None
+        assert value_of(collector, "job_cpu_seconds_total") == 2.5
+    assert seen[-1] == whole
+    assert seen[0] != whole
+
+
+def value_of(collector, name, **labels):
+    registry = CollectorRegistry()
+    registry.register(collector)
+    return registry.get_sample_value(name, labels)
+
+
+def with_steps(node, detail):
+    return replace(node.settings, options={"cgroup_steps": detail})
+
+
+def test_steps_are_told_and_tasks_when_asked_for(v2_node):
+    told = {
+        detail: {
+            name for name in names(with_steps(v2_node, detail)) if "step" in name or "task" in name
+        }
+        for detail in cgroup_steps.DETAILS
+    }
+    assert told["off"] == {"job_steps"}
+    assert {"job_step_cpu_seconds_total", "job_step_memory_peak_bytes"} < told["steps"]
+    assert not [name for name in told["steps"] if "task" in name]
+    assert names(v2_node.settings) == names(with_steps(v2_node, "steps"))
+    with cgroup.from_settings(with_steps(v2_node, "tasks")) as collector:
+        assert value_of(collector, "job_task_cpu_seconds_total", step="1", task="0") == 1.5
+        assert value_of(collector, "job_task_memory_peak_bytes", step="1", task="0") == 262144
+        assert value_of(collector, "job_step_memory_oom_kills_total", step="1") == 1
+        assert value_of(collector, "job_step_cpu_seconds_total", step="0") == 0.25
+
+
+@pytest.mark.parametrize(
+    ("detail", "first"),
+    [
+        ("steps", {("0",), ("1",), ("2",), ("batch",)}),
+        ("tasks", {("1", "0"), ("2", "0")}),  # (0, 0) and (1, 1) are there and tell nothing
+    ],
+)
+def test_what_ends_leaves_no_series_and_makes_no_room(v2_node, detail, first, monkeypatch):
+    monkeypatch.setattr(cgroup_steps, f"MOST_{detail.upper()}", 4)
+    family = f"job_{detail[:-1]}_cpu_seconds_total"
+    with cgroup.from_settings(with_steps(v2_node, detail)) as collector:
+        seen = set()
+        for step in range(2, 20):
+            group = f"{V2_JOB}/step_{step}"
+            v2_node.write(f"{group}/cpu.stat", "usage_usec 1\n")
+            v2_node.write(f"{group}/user/task_0/cpu.stat", "usage_usec 1\n")
+            (told,) = [f for f in collector.collect() if f.name + "_total" == family]
+            labels = {tuple(sample.labels.values()) for sample in told.samples}
+            seen |= labels
+            if step > 4:
+                (v2_node.root / group / "cpu.stat").unlink()
+        assert seen == first
+        assert value_of(collector, "job_steps") == 21
+
+
+def test_what_the_payload_makes_below_its_task_is_no_task(v2_node):
+    group = f"{V2_JOB}/step_1/user/task_0/inner/task_7"
+    v2_node.write(f"{group}/cpu.stat", "usage_usec 1\n")
+    with cgroup.from_settings(with_steps(v2_node, "tasks")) as collector:
+        assert value_of(collector, "job_task_cpu_seconds_total", step="1", task="7") is None
+
+
+def test_io_of_the_monitoring_is_left_out(v2_node):
+    """10 is in the batch step, 13 in step 1; 11 is in ours."""
+    with cgroup.from_settings(v2_node.settings) as collector:
+        assert value_of(collector, "job_syscall_read_bytes_total") == 1500
+        assert value_of(collector, "job_storage_write_bytes_total") == 8192 + 512
+    settings = replace(v2_node.settings, exclude_pids=(13,))
+    with cgroup.from_settings(settings) as collector:
+        assert value_of(collector, "job_syscall_read_bytes_total") == 1000
+
+
+def test_pressure_of_some_and_of_all(v2_node):
+    with cgroup.from_settings(v2_node.settings) as collector:
+        assert value_of(collector, "job_pressure_waiting_seconds_total", resource="cpu") == 1.25
+        assert value_of(collector, "job_pressure_stalled_seconds_total", resource="cpu") == 7e-6
+        assert value_of(collector, "job_pressure_stalled_seconds_total", resource="io") is None
 
 
 @pytest.mark.parametrize("step", ["step_batch", "step_interactive", "step_extern"])
@@ -162,7 +257,8 @@ def test_groups_that_do_not_account_cpu_fall_back_too(v1_node):
     (v1_node.root / "proc" / str(os.getpid())).symlink_to(f"/proc/{os.getpid()}")
     v1_node.belongs_to("6:freezer:/slurm_n1/uid_1000/job_123/step_0")
     v1_node.write(f"cgroup/freezer/{V1_JOB}/cgroup.procs", "1\n")
-    assert names(v1_node.settings) == {"job_source_info", "job_processes"}
+    of_groups = {"job_source_info", "job_steps", "job_processes", "job_processes_without_io"}
+    assert names(v1_node.settings) == of_groups
     registry = registry_of(replace(v1_node.settings, job_pid=os.getpid()))
     assert registry.get_sample_value("job_source_info", {"source": "process_tree"}) == 1
 
@@ -179,8 +275,3 @@ def test_the_real_groups_of_this_process():
         name.removesuffix("_total") for name in FAMILIES
     }
     assert all(sample.value >= 0 for family in families for sample in family.samples)
-
-
-def test_every_family_is_documented():
-    page = Path(cgroup.__file__).with_name("cgroup.md").read_text()
-    assert [name for name in FAMILIES if f"`{name}`" not in page] == []

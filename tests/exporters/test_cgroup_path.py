@@ -1,10 +1,11 @@
 import os
+from pathlib import Path
 
 import pytest
 
+from jobmeter_exporters import cgroup_path
 from jobmeter_exporters.cgroup_path import (
     UNIFIED,
-    count_processes,
     job_path_v1,
     job_path_v2,
     locate,
@@ -137,16 +138,20 @@ def test_mounts_with_a_space_in_the_path():
     assert "memory" in mounts[0].controllers
 
 
-def test_processes_are_counted_over_the_whole_tree(v2_node):
+def test_what_is_below_a_job(v2_node):
     job = locate(v2_node.settings).job[UNIFIED]
     groups = subgroups(job)
     assert groups[0] == job
-    assert len(groups) == 7
-    assert count_processes(groups) == 3
+    assert len(groups) == 11
+    assert {Path(group).name for group in groups[1:4]} == {"step_0", "step_1", "step_batch"}
 
 
-def test_processes_of_no_group():
-    assert count_processes(["/nowhere"]) is None
+def test_what_is_below_very_much_is_cut_off(v2_node, monkeypatch):
+    monkeypatch.setattr(cgroup_path, "MOST_GROUPS", 5)
+    assert len(subgroups(locate(v2_node.settings).job[UNIFIED])) == 5
+
+
+def test_no_group_at_all():
     assert subgroups("/nowhere") == ["/nowhere"]
 
 

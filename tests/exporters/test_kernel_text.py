@@ -15,11 +15,12 @@ PARSERS = [
     cgroup_path.parse_mounts,
     cgroup_v1.parse_oom_kills,
     process_text.parse_stat,
+    process_text.parse_io,
     process_text.parse_statm,
     process_text.parse_shares,
     process_text.parse_allowed_cpus,
-    *(file.parse for file in (*cgroup_v1.JOB, *cgroup_v1.MONITORING)),
-    *(file.parse for file in (*cgroup_v2.JOB, *cgroup_v2.MONITORING)),
+    *(file.parse for file in (*cgroup_v1.JOB, *cgroup_v1.STEP, *cgroup_v1.MONITORING)),
+    *(file.parse for file in (*cgroup_v2.JOB, *cgroup_v2.STEP, *cgroup_v2.MONITORING)),
 ]
 
 # Arbitrary text, and text made of the words that the parsers look for.
@@ -28,7 +29,16 @@ WORDS = st.sampled_from(
         *("0", "1", "-1", "²", "1٣", "9" * 44, "max", "some", "total=", "total=1", "Read", "Write"),
         *("8:0", "rbytes=1", "wbytes=1", "rbytes=", ":", "-", ",", "0-3", "3-0", ")", "(", "/"),
         *("Pss:", "Pss_Anon:", "0::/", "\\777", "cgroup", "cgroup2", "usage_usec", "user", "anon"),
-        *("oom_kill", "total_rss", "Cpus_allowed_list:"),
+        *(
+            "oom_kill",
+            "oom",
+            "total_rss",
+            "Cpus_allowed_list:",
+            "full",
+            "rios=2",
+            "rchar:",
+            "rchar: 1",
+        ),
     ]
 )
 LINES = st.lists(st.lists(WORDS, max_size=26).map(" ".join), max_size=6).map("\n".join)

@@ -1,0 +1,99 @@
+"""The part that each step of a job, and each of its tasks, has in what the job uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from jobmeter_exporters import cgroup_path, cgroup_v1, cgroup_v2
+from jobmeter_exporters.families import Labels, Readings, merge
+from jobmeter_exporters.group_file import GroupFile, read_files
+
+OFF, STEPS, TASKS = DETAILS = ("off", "steps", "tasks")
+
+MOST_STEPS = 32
+MOST_TASKS = 128
+
+
+class Part(NamedTuple):
+    """A step or a task: the values of its labels, and its group below that of the job."""
+
+    labels: Labels
+    below: str
+
+
+class StepUse:
+    """Reads the groups of steps and tasks; no more than ``MOST_STEPS`` and ``MOST_TASKS`` of them.
+
+    The limits hold for the life of the exporter: a script that calls srun a thousand times would
+    leave as many series behind. Who came first stays.
+
+    Args:
+        detail: One of ``DETAILS``.
+    """
+
+    def __init__(self, detail: str) -> None:
+        self._detail = detail
+        self._steps: set[Labels] = set()
+        self._tasks: set[Labels] = set()
+
+    def read(
+        self,
+        job: Mapping[str, str],
+        walked: Sequence[str],
+        source: str,
+        problems: list[str],
+    ) -> Readings:
+        """Return the families of steps and tasks.
+
+        Args:
+            job: The job's folder by controller.
+            walked: One of these folders, and those below it.
+            source: ``cgroup_v2`` or ``cgroup_v1``.
+            problems: Gets what was not as documented.
+        """
+        steps, tasks = find_parts(walked)
+        readings: Readings = {"job_steps": float(len(steps))}
+        table = cgroup_v2 if source == "cgroup_v2" else cgroup_v1
+        if self._detail in (STEPS, TASKS):
+            for step in _known(steps, self._steps, MOST_STEPS):
+                merge(readings, _read(step, job, table.STEP, problems))
+        if self._detail == TASKS:
+            for task in _known(tasks, self._tasks, MOST_TASKS):
+                merge(readings, _read(task, job, table.TASK, problems))
+        return readings
+
+
+def find_parts(walked: Sequence[str]) -> tuple[list[Part], list[Part]]:
+    """Return the steps and the tasks among the groups below a job, whose own is the first."""
+    steps, tasks = [], []
+    start = len(walked[0]) + 1
+    for folder in walked[1:]:
+        below = folder[start:]
+        first, *more = below.split("/")
+        step = cgroup_path.step_name(first)
+        if step is None:
+            continue
+        if not more:
+            steps.append(Part((step,), below))
+        # Not what the payload has made below its task's group.
+        elif len(more) < 3 and (task := cgroup_path.task_name(more[-1])) is not None:
+            tasks.append(Part((step, task), below))
+    return steps, tasks
+
+
+def _known(parts: Sequence[Part], known: set[Labels], most: int) -> Iterator[Part]:
+    for part in parts:
+        if part.labels not in known and len(known) < most:
+            known.add(part.labels)
+        if part.labels in known:
+            yield part
+
+
+def _read(
+    part: Part, job: Mapping[str, str], files: Sequence[GroupFile], problems: list[str]
+) -> Readings:
+    folders = {controller: f"{folder}/{part.below}" for controller, folder in job.items()}
+    found: Readings = {}
+    read_files(folders, files, found, problems)
+    return {name: {part.labels: value} for name, value in found.items() if isinstance(value, float)}
