@@ -14,6 +14,7 @@ from jobmeter_exporters.settings import Settings
 
 EXPORTERS = {
     "cgroup": "jobmeter_exporters.cgroup",
+    "nvidia": "jobmeter_exporters.nvidia",
 }
 """Their modules, which are imported when their names are asked for, and import what only they need
 (a driver's library) when they are built."""
