@@ -14,6 +14,7 @@ from jobmeter_exporters.settings import Settings
 
 EXPORTERS = {
     "cgroup": "jobmeter_exporters.cgroup",
+    "gateway": "jobmeter_exporters.gateway",
     "nvidia": "jobmeter_exporters.nvidia",
 }
 """Their modules, which are imported when their names are asked for, and import what only they need
@@ -24,7 +25,8 @@ class Exporter(Protocol):
     """What the module of an exporter has. Its docstring begins with a line for ``--help``.
 
     A collector that is a context manager too is entered before the first scrape and left behind
-    the last one: there it starts and ends what runs in the background.
+    the last one: there it starts and ends what runs in the background. One that is ``routes.Routes`` too has
+    pages of its own on the same port.
     """
 
     FAMILIES: Mapping[str, Family]
