@@ -1,7 +1,7 @@
 """What takes long, or may hang, is read again and again in the background; a scrape never waits.
 
 ``Command`` starts a program with a time limit, ``Polled`` reads anything at an interval and keeps
-the last value with its age. ``seconds`` reads an interval such as ``30s`` from a command line.
+the last value with its age. ``seconds`` and ``at_least`` read ``30s`` from a command line.
 """
 
 from __future__ import annotations
@@ -46,6 +46,18 @@ def seconds(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 5s, 500ms or 1m")
     return value
+
+
+def at_least(shortest_s: float) -> Callable[[str], float]:
+    """Return a reader of durations that refuses those below ``shortest_s``."""
+
+    def read(text: str) -> float:
+        value = seconds(text)
+        if value < shortest_s:
+            raise argparse.ArgumentTypeError(f"{text!r} is too short; give {shortest_s:g}s or more")
+        return value
+
+    return read
 
 
 @dataclass(frozen=True)
@@ -268,14 +280,18 @@ class Polled(Generic[Value]):
         with self._changed:
             self._changed.wait_for(lambda: self._readings > 0, first_within_s)
 
-    def stop(self, within_s: float = 2.0) -> None:
-        """End the thread; one that is held up in a driver is left behind after ``within_s``."""
+    def stop(self, within_s: float = 2.0) -> bool:
+        """End the thread, and return whether it has ended.
+
+        One that is held up in a driver is left behind after ``within_s``.
+        """
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
         self._cancel()
         if self._thread.ident is not None:
             self._thread.join(within_s)
+        return not self._thread.is_alive()
 
     def latest(self) -> tuple[Reading[Value] | None, NoData | ExporterError | None]:
         """Return the value, unless there is none or it is too old, and what is wrong, if anything.

@@ -15,6 +15,7 @@ from jobmeter_exporters.settings import Settings
 EXPORTERS = {
     "cgroup": "jobmeter_exporters.cgroup",
     "gateway": "jobmeter_exporters.gateway",
+    "hl-smi": "jobmeter_exporters.hl_smi",
     "nvidia": "jobmeter_exporters.nvidia",
 }
 """Their modules, which are imported when their names are asked for, and import what only they need
