@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 TARGET_LABELS = ("instance", "job", "node", "run_id", "service")
@@ -147,7 +148,9 @@ def _sample(line: str) -> Sample | None:
         return None
 
 
-def _labels(text: str) -> dict[str, str] | None:
+@lru_cache(maxsize=16_384)
+def _labels(text: str) -> Mapping[str, str] | None:
+    """Parse labels; None if they are none. Nodes and moments have the same ones again and again."""
     labels: dict[str, str] = {}
     at = 0
     while at < len(text.rstrip(" \t")):

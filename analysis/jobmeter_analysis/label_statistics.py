@@ -50,10 +50,17 @@ def measure_distinct(subject: Subject, kpi: Kpi, scene: Scene) -> Estimate:
     near_ms = subject.target.max_gap_ms
     low, high = phase.window.start_ms - near_ms, phase.window.end_ms + near_ms
 
+    boundaries = subject.target.boundaries
+    own = {index for index, one in enumerate(boundaries) if one.phase == phase.name}
+    near: dict[int, bool] = {}
+    """By the identity of times, which most label sets share."""
+
     def seen(track: Track) -> bool:
-        first, behind = track.times_ms.searchsorted([low, high + 1])
-        own = (subject.target.boundaries[index].phase == phase.name for index in track.edges)
-        return bool(behind > first) or any(own)
+        times = track.times_ms
+        if id(times) not in near:
+            first, behind = times.searchsorted([low, high + 1])
+            near[id(times)] = bool(behind > first)
+        return near[id(times)] or not own.isdisjoint(track.edges)
 
     found = [track for track in subject.tracks(str(kpi.metric), kpi) if seen(track)]
     if not found:

@@ -83,12 +83,13 @@ class Track:
     ends_ms: Times
     edges: Mapping[int, float]
 
+    @cached_property
+    def _by_name(self) -> dict[str, str]:
+        return dict(self.labels)
+
     def label(self, name: str) -> str:
         """Return one label, empty when it is not there."""
-        for key, value in self.labels:
-            if key == name:
-                return value
-        return ""
+        return self._by_name.get(name, "")
 
 
 @dataclass(frozen=True)
@@ -149,12 +150,12 @@ class Target:
         """How far apart two samples may be."""
         return GAP_INTERVALS * self.interval_ms
 
-    @property
+    @cached_property
     def ever_up(self) -> bool:
         """Whether it answered at all, to Prometheus or at a boundary."""
         return bool(self.scrapes.up.any()) or any(one.usable for one in self.boundaries)
 
-    @property
+    @cached_property
     def foreign(self) -> bool:
         """Whether something that is not of this run answered in its place."""
         if self.kind != "stack" or self.name.service == PROMETHEUS or not self.ever_up:
@@ -201,10 +202,12 @@ class Target:
     def answers(self, window: Window, phase: str) -> Times:
         """Return when it answered in ``window``; the phase's own edges stand at its ends."""
         times = self.answered_ms
-        inside = times[(times >= window.start_ms) & (times <= window.end_ms)]
-        ends = {"start": window.start_ms, "end": window.end_ms}
-        own = [ends[one.side] for one in self.boundaries if one.phase == phase and one.usable]
-        return np.unique(np.concatenate([inside, np.array(own, np.int64)]))
+        a, b = window.start_ms, window.end_ms
+        inside = times[times.searchsorted(a) : times.searchsorted(b, "right")]
+        opening = self.boundary_usable(phase, "start") and a not in inside[:1]
+        closing = self.boundary_usable(phase, "end") and b not in inside[-1:]
+        ends = ([a] if opening else [], [b] if closing else [])
+        return np.concatenate([ends[0], inside, ends[1]]).astype(np.int64)
 
     def coverage(self, window: Window, phase: str) -> float:
         """Return the share of ``window`` between answers that are near enough, 0 to 1.
@@ -375,12 +378,16 @@ class TargetBuilder:
         """Return by metric and label set what the edges hold; and what they declare counters."""
         samples: dict[str, _EdgeSamples] = {}
         counters: set[str] = set()
+        stored: dict[int, tuple[Mapping[str, str], Labels]] = {}
+        """By the identity of the labels as exposed: equal texts have been parsed once."""
         for index, edge in enumerate(self._edges):
             for sample in edge.exposition.samples if edge.exposition else ():
-                labels = completed(sample.labels, self._name.node, self._name.service)
+                if id(sample.labels) not in stored:
+                    labels = completed(sample.labels, self._name.node, self._name.service)
+                    stored[id(sample.labels)] = labels, frozenset(labels.items())
+                full, key = stored[id(sample.labels)]
                 of_metric = samples.setdefault(sample.name, {})
-                key = frozenset(labels.items())
-                of_metric.setdefault(key, (labels, {}))[1][index] = sample.value
+                of_metric.setdefault(key, (full, {}))[1][index] = sample.value
                 if edge.exposition and edge.exposition.is_counter(sample.name):
                     counters.add(sample.name)
         return samples, counters

@@ -411,13 +411,12 @@ class _Layout:
         if not self._times:
             return
         base = np.concatenate(self._times)
-        values = self._values[0] if len(self._values) == 1 else np.concatenate(self._values, axis=1)
-        self._values.clear()
         if not base.size:
             return
         shifted = {delta: base + delta if delta else base for delta in set(self._deltas)}
-        for number, delta, row in zip(self._numbers, self._deltas, values, strict=True):
-            parts[number].append((shifted[delta], row))
+        # Series by series: small arrays fit into memory that other layouts have given back.
+        for number, delta, *rows in zip(self._numbers, self._deltas, *self._values, strict=True):
+            parts[number].append((shifted[delta], np.concatenate(rows)))
 
 
 class _Loose:
