@@ -15,7 +15,6 @@ for folder in ("tests/cluster", "tests/e2e"):
     sys.path.append(str(ROOT / folder))
 
 import installation  # noqa: E402 - found by the lines above
-import requirements  # noqa: E402
 from slurm_user import Run, Table, User  # noqa: E402
 from tables import progress  # noqa: E402
 from testbed import Cluster  # noqa: E402
@@ -24,7 +23,7 @@ from testbed import Cluster  # noqa: E402
 @contextmanager
 def user_of_three_nodes() -> Iterator[User]:
     """Start three nodes, and remove them and everything else at the end."""
-    missing = [*requirements.missing(), *filter(None, [installation.interpreter_problem()])]
+    missing = installation.missing()
     if missing:
         raise SystemExit(f"no Slurm cluster on this machine: {'; '.join(missing)}")
     progress("cluster: building the wheel, starting three nodes")

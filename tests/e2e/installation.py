@@ -7,6 +7,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import requirements
+
 ROOT = Path(__file__).parents[2]
 INSIDE = Path("/opt/jobmeter")
 DEPENDENCIES = Path("/opt/jobmeter-dependencies")
@@ -59,8 +61,8 @@ def binds(environment):
     }
 
 
-def interpreter_problem():
-    """Why other users cannot run this Python, or an empty string."""
+def missing():
+    """One phrase for each thing that keeps a cluster's users from running this jobmeter here."""
     base = Path(sys.executable).resolve()
-    hidden = base.is_relative_to("/root")
-    return f"other users cannot run {base}, which is below /root" if hidden else ""
+    hidden = [f"other users cannot run {base}, which is below /root"]
+    return (*requirements.missing(), *(hidden if base.is_relative_to("/root") else ()))

@@ -44,13 +44,13 @@ class User:
         """Where the test sees a path that the user sees below the home."""
         return self.cluster.home / Path(inside).relative_to("/home/hpc")
 
-    def submit(self, name, text, *options, check=True, timeout_s=180):
+    def submit(self, name, text, *options, site="generic-slurm", check=True, timeout_s=180):
         """Submit a job file; return its run folder as the test sees it, and what was printed."""
         done = self.jobmeter(
             "submit",
             self.write(name, text),
             "--site",
-            "generic-slurm",
+            site,
             *options,
             check=check,
             timeout_s=timeout_s,
@@ -76,6 +76,12 @@ class Run:
     def inside(self):
         return f"/home/hpc/{self.folder.relative_to(self.user.cluster.home)}"
 
+    @property
+    def output(self):
+        """What the job itself printed."""
+        (file,) = (self.folder / "output").iterdir()
+        return file.read_text()
+
     def events(self, name=None):
         path = self.attempt / "events.jsonl"
         if not path.exists():
@@ -89,6 +95,21 @@ class Run:
             timeout_s,
             lambda: f"no {name} {fields} among {self.events()}",
         )[0]
+
+    def requeue(self):
+        """Requeue the job once and wait until its second start is there; return its name."""
+        cluster = self.user.cluster
+        again = self.attempt.with_name(f"{self.job_id}.r1")
+        cluster.run("scontrol", "requeue", self.job_id)
+        self.wait_for_event("job_end")
+        # Slurm may hold a requeued job back for two minutes.
+        start_now = ("scontrol", "update", f"job={self.job_id}", "StartTime=now")
+        until(
+            lambda: cluster.run(*start_now, check=False) and again.exists(),
+            60,
+            lambda: cluster.run("scontrol", "show", "job", self.job_id).stdout,
+        )
+        return again.name
 
     def wait_for_end(self, timeout_s=90):
         """Wait until Slurm has nothing of the job left on any node."""

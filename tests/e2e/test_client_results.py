@@ -1,53 +1,13 @@
 """Result files of a phase's own client: copied when it wrote them, and never taken from another."""
 
 import json
-import os
-import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from slurm_user import until
 
-JOBMETER = Path(sys.executable).parent / "jobmeter"
-
 pytestmark = pytest.mark.prometheus
-
-
-@pytest.fixture(autouse=True)
-def programs():
-    missing = [name for name in ("prometheus", "curl") if shutil.which(name) is None]
-    if not (shutil.which("node_exporter") or shutil.which("prometheus-node-exporter")):
-        missing.append("node_exporter")
-    if missing:
-        pytest.skip(f"not on PATH: {', '.join(missing)}")
-
-
-@pytest.fixture
-def started(tmp_path):
-    """Start a job file in a folder of its own; return the process and its runs folder."""
-    children = []
-
-    def start(text, **environment):
-        (tmp_path / "work").mkdir()
-        (tmp_path / "job.yaml").write_text(text)
-        child = subprocess.Popen(
-            [JOBMETER, "run", str(tmp_path / "job.yaml"), "--runs", str(tmp_path / "runs")],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=tmp_path / "work",
-            env={**os.environ, **environment},
-        )
-        children.append(child)
-        return child
-
-    yield start
-    for child in children:
-        if child.poll() is None:
-            child.kill()
 
 
 def attempt_of(tmp_path):

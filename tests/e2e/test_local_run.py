@@ -15,16 +15,7 @@ from slurm_user import Table, until
 ROOT = Path(__file__).parents[2]
 JOBMETER = Path(sys.executable).parent / "jobmeter"
 
-pytestmark = pytest.mark.prometheus
-
-
-@pytest.fixture(autouse=True)
-def programs():
-    missing = [name for name in ("prometheus", "curl") if shutil.which(name) is None]
-    if not (shutil.which("node_exporter") or shutil.which("prometheus-node-exporter")):
-        missing.append("node_exporter")
-    if missing:
-        pytest.skip(f"not on PATH: {', '.join(missing)}")
+pytestmark = [pytest.mark.prometheus, pytest.mark.usefixtures("local_programs")]
 
 
 def jobmeter(*arguments, **options):
@@ -40,6 +31,14 @@ def only_run(folder):
 
 def table_of(run):
     return Table(json.loads((run / "attempts" / "local" / "report" / "kpis.json").read_text()))
+
+
+def await_phase(runs):
+    until(
+        lambda: [e for e in runs.glob("*/attempts/*/events.jsonl") if "phase_st" in e.read_text()],
+        20,
+        lambda: "the phase does not start",
+    )
 
 
 def processes_of(run):
@@ -83,24 +82,9 @@ def test_a_failing_payload_is_the_exit_code(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_run_is_finished_in_order(number, code, tmp_path):
-    job = tmp_path / "long.yaml"
-    job.write_text("run: 'sleep 300 & sleep 300'\nmonitoring: {interval: 1s}\n")
-    child = subprocess.Popen(
-        [JOBMETER, "run", str(job), "--runs", str(tmp_path / "runs")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    events = tmp_path / "runs"
-    until(
-        lambda: [
-            p for p in events.glob("*/attempts/local/events.jsonl") if "phase_st" in p.read_text()
-        ],
-        20,
-        lambda: "the phase does not start",
-    )
+def test_an_interrupted_run_is_finished_in_order(number, code, started, tmp_path):
+    child = started("run: 'sleep 300 & sleep 300'\nmonitoring: {interval: 1s}\n")
+    await_phase(tmp_path / "runs")
     if number == signal.SIGINT:
         os.killpg(child.pid, number)  # what a terminal does with Ctrl-C
     else:
@@ -116,17 +100,9 @@ def test_an_interrupted_run_is_finished_in_order(number, code, tmp_path):
     until(lambda: not processes_of(run), 10, lambda: processes_of(run))
 
 
-def test_a_hail_of_signals_does_not_break_the_script(tmp_path):
+def test_a_hail_of_signals_does_not_break_the_script(started, tmp_path):
     """bash 5.2 aborts when a signal meets certain expansions, and Slurm sends several at once."""
-    job = tmp_path / "hail.yaml"
-    job.write_text("run: 'sleep 4; exit 6'\nmonitoring: {interval: 1s}\n")
-    runs = tmp_path / "runs"
-    child = subprocess.Popen(
-        [JOBMETER, "run", str(job), "--runs", str(runs)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    child = started("run: 'sleep 4; exit 6'\nmonitoring: {interval: 1s}\n")
     (script,) = until(
         lambda: subprocess.run(
             ["pgrep", "-P", str(child.pid)], capture_output=True, text=True
@@ -134,11 +110,7 @@ def test_a_hail_of_signals_does_not_break_the_script(tmp_path):
         20,
         lambda: "the script does not start",
     )
-    until(
-        lambda: [p for p in runs.glob("*/attempts/*/events.jsonl") if "phase_st" in p.read_text()],
-        20,
-        lambda: "the phase does not start",
-    )
+    await_phase(tmp_path / "runs")
     sent = 0
     while child.poll() is None and sent < 5000:
         try:
@@ -151,7 +123,7 @@ def test_a_hail_of_signals_does_not_break_the_script(tmp_path):
     assert sent > 500
     assert child.returncode == 6, stderr
     assert "unexpected" not in stderr
-    assert table_of(only_run(runs)).one("phase_seconds", phase="run")["value"] >= 4
+    assert table_of(only_run(tmp_path / "runs")).one("phase_seconds", phase="run")["value"] >= 4
 
 
 def test_a_missing_program_is_said_before_anything_is_written(tmp_path):

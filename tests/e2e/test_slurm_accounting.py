@@ -4,9 +4,7 @@ import json
 import os
 import signal
 
-import installation
 import pytest
-import requirements
 from slurm_user import User, until
 from testbed import Cluster
 
@@ -107,18 +105,7 @@ def test_every_start_of_a_requeued_job(user):
     )
     run = user.submit("again.yaml", job)
     run.wait_for_event("phase_start")
-    user.cluster.run("scontrol", "requeue", run.job_id)
-    run.wait_for_event("job_end")
-    second = f"{run.job_id}.r1"
-    start_now = ("scontrol", "update", f"job={run.job_id}", "StartTime=now")
-    until(
-        lambda: (
-            user.cluster.run(*start_now, check=False)
-            and (run.folder / "attempts" / second).exists()
-        ),
-        60,
-        lambda: user.cluster.run("scontrol", "show", "job", run.job_id).stdout,
-    )
+    second = run.requeue()
     run.wait_for_end()
     rows, slurm = settled(run)
     assert (slurm["state"], rows["slurm_restarts_total"]["value"]) == ("REQUEUED", 0)
@@ -143,12 +130,9 @@ def test_a_task_of_an_array(user):
 
 
 @pytest.fixture
-def broken(installed):
+def broken(binds):
     """A user of a Slurm of its own, whose daemons may be killed."""
-    missing = [*requirements.missing(), *filter(None, [installation.interpreter_problem()])]
-    if missing:
-        pytest.skip(f"no Slurm cluster on this machine: {'; '.join(missing)}")
-    with Cluster.start(nodes=2, binds=installation.binds(installed)) as cluster:
+    with Cluster.start(nodes=2, binds=binds) as cluster:
         yield User(cluster)
 
 

@@ -204,15 +204,11 @@ def test_required_monitoring_that_cannot_start_stops_the_job(user):
         "description: no exporters here\nlauncher: slurm\n"
         "programs: {node_exporter: [no_such_program]}\n",
     )
-    job = user.write(
-        "job.yaml", "run: echo payload\nmonitoring: {required: true, ready_limit: 5s}\n"
-    )
-    done = user.jobmeter("submit", job, "--site", profile, "--wait", check=False)
-    assert done.returncode == 3
-    printed = dict(line.split(maxsplit=1) for line in done.stdout.splitlines()[:2])
-    (output,) = (user.outside(printed["run"]) / "output").iterdir()
-    assert "monitoring is required and not ready" in output.read_text()
-    assert "payload\n" not in output.read_text()
+    job = "run: echo payload\nmonitoring: {required: true, ready_limit: 5s}\n"
+    run = user.submit("job.yaml", job, "--wait", site=profile, check=False)
+    assert run.submitted.returncode == 3
+    assert "monitoring is required and not ready" in run.output
+    assert "payload\n" not in run.output
 
 
 def test_without_requirement_a_missing_program_is_a_reason_in_the_table(user):
@@ -221,11 +217,10 @@ def test_without_requirement_a_missing_program_is_a_reason_in_the_table(user):
         "description: no Prometheus here\nlauncher: slurm\n"
         "programs: {prometheus: [no_such_program]}\n",
     )
-    job = user.write("job.yaml", "run: 'sleep 1; exit 4'\nmonitoring: {ready_limit: 3s}\n")
-    done = user.jobmeter("submit", job, "--site", profile, "--wait", check=False)
-    assert done.returncode == 4
-    printed = dict(line.split(maxsplit=1) for line in done.stdout.splitlines()[:2])
-    report = user.jobmeter("analyze", printed["run"], "--format", "json")
+    job = "run: 'sleep 1; exit 4'\nmonitoring: {ready_limit: 3s}\n"
+    run = user.submit("job.yaml", job, "--wait", site=profile, check=False)
+    assert run.submitted.returncode == 4
+    report = user.jobmeter("analyze", run.inside, "--format", "json")
     # The edges alone still give what counters did.
     assert '"cpu_utilization_ratio_mean"' in report.stdout
     assert "not on PATH" in report.stdout

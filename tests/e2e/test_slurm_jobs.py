@@ -3,7 +3,6 @@
 import math
 
 import pytest
-from slurm_user import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.prometheus]
 
@@ -157,12 +156,10 @@ def test_the_exit_code_of_the_payload_is_that_of_the_job(user):
 def test_awkward_folders_are_only_names(user):
     awkward = '/home/hpc/it\'s 100% $(touch x) "odd"'
     user.cluster.run("mkdir", "-p", awkward)
-    path = user.write("odd.yaml", "run: 'echo {{ job_dir }} $JOBMETER_PHASE'\n")
-    done = user.jobmeter("submit", path, "--site", "generic-slurm", "--runs", awkward, "--wait")
-    printed = dict(line.split(maxsplit=1) for line in done.stdout.splitlines()[:2])
-    assert printed["run"].startswith(awkward)
-    (output,) = (user.outside(printed["run"]) / "output").iterdir()
-    assert output.read_text().startswith("/home/hpc run\n")
+    text = "run: 'echo {{ job_dir }} $JOBMETER_PHASE'\n"
+    run = user.submit("odd.yaml", text, "--runs", awkward, "--wait")
+    assert run.inside.startswith(awkward)
+    assert run.output.startswith("/home/hpc run\n")
     assert not (user.cluster.home / "x").exists()
 
 
@@ -182,18 +179,7 @@ def test_an_array_and_a_requeue_have_a_folder_each(user):
         'run: "sleep 5"\nresources: {extra: [--requeue]}\nmonitoring: {interval: 1s}\n',
     )
     again.wait_for_event("phase_start")
-    user.cluster.run("scontrol", "requeue", again.job_id)
-    again.wait_for_event("job_end")
-    # Slurm may hold a requeued job back for two minutes.
-    start_now = ("scontrol", "update", f"job={again.job_id}", "StartTime=now")
-    until(
-        lambda: (
-            user.cluster.run(*start_now, check=False)
-            and (again.folder / "attempts" / f"{again.job_id}.r1").exists()
-        ),
-        60,
-        lambda: user.cluster.run("scontrol", "show", "job", again.job_id).stdout,
-    )
+    again.requeue()
     again.wait_for_end()
     names = {path.name for path in (again.folder / "attempts").iterdir()}
     assert names == {again.job_id, f"{again.job_id}.r1"}
