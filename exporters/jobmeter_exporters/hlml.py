@@ -80,11 +80,15 @@ def load(library: Path = LIBRARY) -> Any:  # noqa: ANN401 - the module has no ty
     Raises:
         ExporterError: It or the library is not here.
     """
-    # Asked first: pyhlml prints to stdout when the library is missing.
+    # Tried first: where it cannot be loaded pyhlml prints so to stdout, at each attempt.
     if not library.exists():
         raise ExporterError(
             f"there is no {library}; is the Gaudi driver's software installed here?"
         )
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as cause:
+        raise ExporterError(f"{library} cannot be loaded: {cause}; install it again") from cause
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it imports what it has deprecated itself
