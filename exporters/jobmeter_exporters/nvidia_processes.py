@@ -38,7 +38,7 @@ class Processes:
         """
         handle, of = (gpu.handle, "") if instance is None else (instance.handle, instance.uuid)
         running = answers.ask(
-            f"processes{of}", self._nvml.nvmlDeviceGetComputeRunningProcesses, handle
+            f"processes{of}", self._nvml.nvmlDeviceGetComputeRunningProcesses_v3, handle
         )
         tail = () if instance is None else instance.labels
         labels = {
