@@ -28,6 +28,7 @@ from devices import (
     samples,
     timed,
 )
+from kpi_rows import holds
 from replay import Page, replayed
 
 from jobmeter_analysis.catalogue import UNITS, load_catalogue
@@ -151,8 +152,7 @@ def test_counters_of_gpus(gpus, kpi):
     truths = {f"gpu{g}@n1": PER_SECOND[exposed] * SLOW[g] * SECONDS * scale for g in GPUS}
     for entity, truth in truths.items():
         assert found[entity]["value"] == pytest.approx(truth)
-        assert found[entity]["low"] <= truth * (1 + 1e-9)
-        assert found[entity]["high"] >= truth * (1 - 1e-9)
+        assert holds(found[entity], truth)
     for scope, entity in (("node", "n1"), ("job", "job")):
         assert rows(gpus, kpi, scope)[entity]["value"] == pytest.approx(sum(truths.values()))
 
@@ -457,7 +457,7 @@ def test_moving_devices_through_a_real_prometheus(tmp_path):
         for gpu in GPUS:
             truth = PER_SECOND[exposed] * SLOW[gpu] * window.seconds * scale
             one = rows(analysis, kpi, "device")[f"gpu{gpu}@n1"]
-            assert one["low"] * (1 - 1e-9) <= truth <= one["high"] * (1 + 1e-9), kpi
+            assert holds(one, truth), kpi
     for kpi, (exposed, scale) in MEANS.items():
         value = rows(analysis, kpi, "device")["gpu0@n1"]["value"]
         assert value == pytest.approx(GAUGES[exposed] * scale), kpi

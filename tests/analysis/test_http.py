@@ -2,6 +2,7 @@
 
 import pytest
 from attempts import T0
+from kpi_rows import only
 from replay import Page, blocks_from, replayed
 
 from jobmeter.errors import CatalogueError
@@ -29,9 +30,7 @@ def analysed(folder, page_at):
 
 
 def row(table, kpi):
-    found = table[(table["kpi"] == kpi) & (table["scope"] == "service")]
-    assert len(found) == 1, (kpi, found)
-    return found.iloc[0]
+    return only(table, kpi, scope="service")
 
 
 def value(table, kpi):

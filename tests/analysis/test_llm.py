@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from attempts import T0, write_blocks
+from kpi_rows import only
 from replay import Page, blocks_from, replayed, samples_from
 
 from jobmeter.paths import RunPaths
@@ -255,9 +256,7 @@ def analysed(folder, pages, window=WINDOW):
 
 
 def row(table, kpi, entity="vllm@n1"):
-    found = table[(table["kpi"] == kpi) & (table["entity"] == entity)]
-    assert len(found) == 1, (kpi, found)
-    return found.iloc[0]
+    return only(table, kpi, entity=entity)
 
 
 def value(table, kpi, entity="vllm@n1"):

@@ -3,8 +3,10 @@
 import os
 from pathlib import Path
 
+import kpi_rows
 import pytest
 from attempts import T0, write_blocks
+from kpi_rows import holds
 from replay import Page, replayed, samples_from
 
 from jobmeter.window import Window
@@ -122,19 +124,13 @@ def job_page(t):
 
 
 def rows(analysis, kpi, scope="node"):
-    table = analysis.table
-    found = table[(table["kpi"] == kpi) & (table["scope"] == scope)]
+    found = kpi_rows.rows(analysis.table, kpi, scope=scope)
     assert len(found), f"no row {kpi}"
     return found
 
 
 def of(analysis, kpi, scope="node"):
     return rows(analysis, kpi, scope).iloc[0]
-
-
-def holds(one, truth):
-    """Whether the truth lies in the interval of a row."""
-    return one["low"] * (1 - 1e-9) <= truth <= one["high"] * (1 + 1e-9)
 
 
 def recorded(folder, nodes=("n1", "n2"), steps=12, without=()):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from attempts import T0
+from kpi_rows import holds, of
 from replay import Page, blocks_from, replayed
 
 from jobmeter.window import Window
@@ -68,21 +69,6 @@ def story(fixture, edges, steps=10, **more):
         pages.append(page)
         durations.append((searches, uploads, calls))
     return pages, durations
-
-
-def of(analysis, kpi, scope="job", entity=None):
-    table = analysis.table
-    found = table[(table["kpi"] == kpi) & (table["scope"] == scope)]
-    if entity is not None:
-        found = found[found["entity"] == entity]
-    assert len(found) == 1, found
-    return found.iloc[0]
-
-
-def holds(one, truth):
-    """Whether the truth lies in the interval of a row."""
-    room = 1e-9 * max(1.0, abs(truth))
-    return one["low"] - room <= truth <= one["high"] + room
 
 
 FIXTURES = {"qdrant-1.16.0.prom": DENSE, "qdrant-2024-08.prom": SPARSE}

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from attempts import T0, TRAIN, manifest, write_blocks
+from kpi_rows import holds, of, rows
 from replay import Page, replayed, samples_from
 
 from jobmeter.errors import RunFolderError
@@ -55,25 +56,6 @@ def story(steps=9, ranks=RANKS, seconds=None):
         page.add("moe_cache_queries_total", 100.0).add("moe_cache_hits_total", 90.0)
         pages.append(page)
     return pages
-
-
-def rows(analysis, kpi, scope="job"):
-    table = analysis.table
-    return table[(table["kpi"] == kpi) & (table["scope"] == scope)]
-
-
-def of(analysis, kpi, scope="job", entity=None):
-    found = rows(analysis, kpi, scope)
-    if entity is not None:
-        found = found[found["entity"] == entity]
-    assert len(found) == 1, found
-    return found.iloc[0]
-
-
-def holds(one, truth):
-    """Whether the truth lies in the interval of a row."""
-    room = 1e-9 * max(1.0, abs(truth))
-    return one["low"] - room <= truth <= one["high"] + room
 
 
 def blocks(targets, folder):
@@ -153,7 +135,7 @@ def test_ranks_are_compared(analysis):
     score = of(analysis, "rank_step_seconds_mean_score_ratio", "rank", "rank3@n1")
     assert score["value"] == pytest.approx(0.5)
     assert "outlier" in score["reason"]
-    assert len(rows(analysis, "rank_tokens_per_second", "rank")) == len(RANKS)
+    assert len(rows(analysis.table, "rank_tokens_per_second", scope="rank")) == len(RANKS)
     assert of(analysis, "rank_data_wait_time_ratio", "rank", "rank0@n1")["value"] == pytest.approx(
         8 * 0.05 / SECONDS
     )
