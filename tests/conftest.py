@@ -26,3 +26,20 @@ def pytest_runtest_makereport(item, call):
     if NO_SKIPS and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} skipped where nothing may: {report.longrepr}"
+
+
+@pytest.fixture
+def check_golden(request):
+    """Return a function that holds a text against a file in ``golden`` beside the test.
+
+    UPDATE_GOLDEN=1 rewrites the file, and the test fails nevertheless.
+    """
+
+    def check(name, text):
+        golden = request.path.parent / "golden" / name
+        if os.environ.get("UPDATE_GOLDEN"):
+            golden.write_text(text)
+            pytest.fail(f"wrote {name}; read the diff, then run again without UPDATE_GOLDEN")
+        assert text == golden.read_text()
+
+    return check

@@ -2,9 +2,7 @@
 
 import json
 import math
-import os
 import shutil
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -20,8 +18,6 @@ from jobmeter_analysis.engine import COLUMNS, analyze_attempt
 from jobmeter_analysis.recording import Recorded
 
 pytestmark = pytest.mark.prometheus
-
-GOLDEN = Path(__file__).parent / "golden" / "trained.csv"
 
 
 def row(analysis, kpi, entity=None, phase="main"):
@@ -48,15 +44,11 @@ def damaged(trained, tmp_path):
     return run, run.attempt(trained.name)
 
 
-def test_table_matches_golden(trained):
+def test_table_matches_golden(trained, check_golden):
     analysis = analyze_attempt(trained.run, trained.attempt)
     assert tuple(analysis.table.columns) == COLUMNS
     text = analysis.table.to_csv(index=False, float_format="%.12g")
-    if os.environ.get("UPDATE_GOLDEN"):
-        GOLDEN.parent.mkdir(exist_ok=True)
-        GOLDEN.write_text(text)
-        pytest.fail(f"wrote {GOLDEN.name}; read the diff, then run again without UPDATE_GOLDEN")
-    assert text == GOLDEN.read_text()
+    check_golden("trained.csv", text)
 
 
 def test_known_truth(trained):

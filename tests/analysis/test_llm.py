@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import math
-import os
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from jobmeter_analysis.vocabulary import load_vocabulary
 pytestmark = pytest.mark.prometheus
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-GOLDEN = Path(__file__).parent / "golden"
 NAMES = FIXTURES / "vllm" / "vllm_metric_names_by_version.tsv"
 STEP_MS = 5000
 STEPS = 6
@@ -191,7 +189,7 @@ def page_of(version, step):
     return page
 
 
-def test_kpis_of_each_version(tmp_path):
+def test_kpis_of_each_version(tmp_path, check_golden):
     """The KPIs that there are in each version, or why not; empty where there is no row at all."""
     samples = {}
     for version in VERSIONS:
@@ -207,7 +205,7 @@ def test_kpis_of_each_version(tmp_path):
         rows.append([kpi, *(_availability(table, kpi, version) for version in VERSIONS)])
     written = io.StringIO()
     csv.writer(written, lineterminator="\n").writerows(rows)
-    matches("vllm-versions.csv", written.getvalue())
+    check_golden("vllm-versions.csv", written.getvalue())
 
 
 def _availability(table, kpi, version):
@@ -217,14 +215,6 @@ def _availability(table, kpi, version):
         return ""
     row = found.iloc[0]
     return row["reason"] if row["status"] == "unavailable" else "yes"
-
-
-def matches(name, text):
-    golden = GOLDEN / name
-    if os.environ.get("UPDATE_GOLDEN"):
-        golden.write_text(text)
-        pytest.fail(f"wrote {name}; read the diff, then run again without UPDATE_GOLDEN")
-    assert text == golden.read_text()
 
 
 BEFORE = Page.fixture("vllm-0.32.0-cpu-before.prom")
@@ -263,10 +253,10 @@ def value(table, kpi, entity="vllm@n1"):
     return row(table, kpi, entity)["value"]
 
 
-def test_table_matches_golden(tmp_path):
+def test_table_matches_golden(tmp_path, check_golden):
     table = analysed(tmp_path / "data", PAGES)
     of_vllm = table[table["kpi"].isin([*load_catalogue()["llm"].kpis, *checks()])]
-    matches("vllm.csv", of_vllm.to_csv(index=False, float_format="%.12g"))
+    check_golden("vllm.csv", of_vllm.to_csv(index=False, float_format="%.12g"))
 
 
 def checks():

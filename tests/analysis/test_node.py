@@ -1,8 +1,5 @@
 """Nodes, the job on them, and the monitoring: a node of 144 CPUs and four InfiniBand ports."""
 
-import os
-from pathlib import Path
-
 import kpi_rows
 import pytest
 from attempts import T0, write_blocks
@@ -16,7 +13,6 @@ from jobmeter_analysis.sources.prometheus_folder import PrometheusFolder
 
 pytestmark = pytest.mark.prometheus
 
-GOLDEN = Path(__file__).parent / "golden" / "node.csv"
 GIB = 2**30
 STEP_S = 5.0
 CPUS = 144
@@ -246,15 +242,12 @@ def test_known_truth(analysis, kpi):
         assert total.iloc[0]["value"] == pytest.approx(both, rel=1e-6)
 
 
-def test_table_matches_golden(analysis):
+def test_table_matches_golden(analysis, check_golden):
     names = ("job", "node", "monitoring", "monitoring-node")
     kpis = {kpi for name in names for kpi in load_catalogue()[name].kpis}
     table = analysis.table[analysis.table["kpi"].isin(kpis)]
     text = table.to_csv(index=False, float_format="%.12g")
-    if os.environ.get("UPDATE_GOLDEN"):
-        GOLDEN.write_text(text)
-        pytest.fail(f"wrote {GOLDEN.name}; read the diff, then run again without UPDATE_GOLDEN")
-    assert text == GOLDEN.read_text()
+    check_golden("node.csv", text)
 
 
 def test_every_kpi_has_a_row(analysis):

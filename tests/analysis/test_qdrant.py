@@ -1,8 +1,6 @@
 """Qdrant: dense and sparse buckets, prefixes, collections, against known requests."""
 
-import os
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +15,6 @@ from jobmeter_analysis.sources.prometheus_folder import PrometheusFolder
 
 pytestmark = pytest.mark.prometheus
 
-GOLDEN = Path(__file__).parent / "golden"
 DENSE = ("0.001", "0.005", "0.01", "0.02", "0.05", "0.1", "0.5", "1", "5", "10", "50")
 SPARSE = ("0.000001", "0.000005", "0.00001", "0.00005", "0.0001", "0.0005", "0.001", "0.005")
 SPARSE += ("0.01", "0.05", "0.1", "0.5", "1", "5", "10", "50")
@@ -124,7 +121,7 @@ def blocks(pages, folder):
 
 
 @pytest.mark.parametrize("fixture", FIXTURES)
-def test_table_matches_golden(fixture, tmp_path):
+def test_table_matches_golden(fixture, tmp_path, check_golden):
     pages, _ = story(fixture, FIXTURES[fixture])
     folder = PrometheusFolder(blocks(pages, tmp_path / "tsdb"))
     analysis = analyze_recording(folder, Window(T0 + 2500, T0 + 42_500), "golden")
@@ -133,11 +130,7 @@ def test_table_matches_golden(fixture, tmp_path):
     unknown = set(absent.loc[absent["reason"] != "zero_denominator", "kpi"])
     assert unknown == {"qdrant_grpc_error_ratio"}  # the other rows: endpoints that nobody asked
     text = table.to_csv(index=False, float_format="%.12g")
-    golden = GOLDEN / fixture.replace(".prom", ".csv")
-    if os.environ.get("UPDATE_GOLDEN"):
-        golden.write_text(text)
-        pytest.fail(f"wrote {golden.name}; read the diff, then run again without UPDATE_GOLDEN")
-    assert text == golden.read_text()
+    check_golden(fixture.replace(".prom", ".csv"), text)
 
 
 def test_every_kpi_has_a_row(tmp_path):

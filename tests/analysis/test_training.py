@@ -2,9 +2,7 @@
 
 import itertools
 import math
-import os
 import random
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,7 +20,6 @@ from jobmeter_analysis.label_statistics import balance, peak, variation
 from jobmeter_analysis.scaling import COLUMNS, scaling
 from jobmeter_analysis.sources.prometheus_folder import PrometheusFolder
 
-GOLDEN = Path(__file__).parent / "golden" / "training.csv"
 EDGES = ("0.1", "0.25", "0.5", "1", "2.5")
 STEP = "training_step_duration_seconds"
 RANKS = ("0", "1", "2", "3")
@@ -161,12 +158,9 @@ def test_every_kpi_has_a_row(analysis):
 
 
 @pytest.mark.prometheus
-def test_table_matches_golden(analysis):
+def test_table_matches_golden(analysis, check_golden):
     text = analysis.table.to_csv(index=False, float_format="%.12g")
-    if os.environ.get("UPDATE_GOLDEN"):
-        GOLDEN.write_text(text)
-        pytest.fail(f"wrote {GOLDEN.name}; read the diff, then run again without UPDATE_GOLDEN")
-    assert text == GOLDEN.read_text()
+    check_golden("training.csv", text)
 
 
 @pytest.mark.prometheus
