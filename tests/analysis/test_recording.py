@@ -1,15 +1,10 @@
 """Prometheus data folders: real ones, against ``promtool tsdb dump``, and damaged ones."""
 
 import http.server
-import json
-import re
 import shutil
-import socket
 import struct
-import subprocess
 import threading
 import time
-import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +12,7 @@ import pytest
 from attempts import write_blocks
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from prometheus_programs import dumped, programs, running
 
 from jobmeter.errors import RecordingError
 from jobmeter_analysis.recording import Recorded, Selector, Series
@@ -25,26 +21,10 @@ from jobmeter_analysis.sources.prometheus_folder import PrometheusFolder
 pytestmark = pytest.mark.prometheus
 
 EVERYTHING = [Selector("", suffix=True)]
-DUMPED = re.compile(r"\{(?P<labels>.*)\} (?P<value>\S+) (?P<time>\d+)")
-LABEL = re.compile(r'([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"')
-
-
-def dumped(folder: Path) -> dict:
-    """Return what promtool reads: label set to {time: value}; give it a copy, as it writes."""
-    (folder / "wal").mkdir(exist_ok=True)
-    text = subprocess.run(
-        ["promtool", "tsdb", "dump", str(folder)], check=True, capture_output=True, text=True
-    ).stdout
-    found: dict = {}
-    for line in text.splitlines():
-        match = DUMPED.fullmatch(line)
-        labels = frozenset((k, json.loads(f'"{v}"')) for k, v in LABEL.findall(match["labels"]))
-        found.setdefault(labels, {})[int(match["time"])] = float(match["value"])
-    return found
 
 
 def read(folder: Path, selectors=EVERYTHING) -> dict:
-    """Return the same from our reader; stale markers as NaN."""
+    """Return what our reader finds: label set to {time: value}, stale markers as NaN."""
     found = {}
     for series in PrometheusFolder(folder).select(selectors):
         assert (np.diff(series.times_ms) > 0).all()
@@ -83,52 +63,30 @@ class Metrics(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def wal_folder(tmp_path_factory):
     """The data folder of a real Prometheus that ended after some hundred scrapes."""
-    if not (shutil.which("prometheus") and shutil.which("promtool")):
-        pytest.skip("prometheus and promtool are not on PATH")
-    folder = tmp_path_factory.mktemp("prometheus")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Metrics)
     server.asked = 0
     threading.Thread(target=server.serve_forever, daemon=True).start()
     target = {"targets": [f"127.0.0.1:{server.server_port}"], "labels": {"node": "n1"}}
     scrape = {"job_name": "payload", "static_configs": [target]}
-    config = {"global": {"scrape_interval": "10ms", "scrape_timeout": "10ms"}}
-    (folder / "p.yml").write_text(json.dumps({**config, "scrape_configs": [scrape]}))
-    port = free_port()
-    command = [
-        "prometheus",
-        f"--config.file={folder / 'p.yml'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-    ]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen([*command, f"--storage.tsdb.path={folder / 'data'}"], stderr=log)
+    often = {"scrape_interval": "10ms", "scrape_timeout": "10ms"}
+    data = tmp_path_factory.mktemp("prometheus") / "data"
     try:
-        deadline = time.monotonic() + 20
-        while server.asked < 150 and time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.02)
-        query = f"http://127.0.0.1:{port}/api/v1/query?query=count_over_time(up%5B1m%5D)"
-        urllib.request.urlopen(query, timeout=5).read()
+        with running(programs(2), data, config={"global": often, "scrape_configs": [scrape]}):
+            deadline = time.monotonic() + 20
+            while server.asked < 150 and time.monotonic() < deadline:
+                time.sleep(0.02)
     finally:
-        process.terminate()
-        process.wait(20)
         server.shutdown()
         server.server_close()
-    assert server.asked >= 150, (folder / "log").read_text()
-    return folder / "data"
+    assert server.asked >= 150, data.with_name("data.log").read_text()
+    return data
 
 
 @pytest.fixture(scope="module")
 def block_folder(tmp_path_factory):
-    if not shutil.which("promtool"):
-        pytest.skip("promtool is not on PATH")
     folder = tmp_path_factory.mktemp("blocks") / "data"
     samples = {
         ("work_total", (("node", f"n{i}"),)): [
@@ -147,7 +105,7 @@ def copied(source: Path, target: Path, *more: Path) -> Path:
 
 
 def test_a_write_ahead_log_is_read_sample_for_sample(wal_folder, tmp_path):
-    theirs = dumped(copied(wal_folder, tmp_path / "copy"))
+    theirs = dumped(programs(2), wal_folder, tmp_path)
     assert sum(map(len, theirs.values())) > 5000
     assert same(read(wal_folder), theirs)
 
@@ -168,7 +126,7 @@ def test_the_log_is_read_without_chunks_head(wal_folder, tmp_path):
 
 
 def test_blocks_are_read_sample_for_sample(block_folder, tmp_path):
-    theirs = dumped(copied(block_folder, tmp_path / "copy"))
+    theirs = dumped(programs(2), block_folder, tmp_path)
     assert same(read(block_folder), theirs)
 
 
@@ -178,7 +136,7 @@ def test_blocks_and_log_that_overlap_are_one(wal_folder, tmp_path):
         (dict(labels)["__name__"], tuple(sorted(p for p in labels if p[0] != "__name__"))): [
             (at, value) for at, value in points.items() if value == value
         ]
-        for labels, points in dumped(copied(wal_folder, tmp_path / "dump")).items()
+        for labels, points in dumped(programs(2), wal_folder, tmp_path).items()
     }
     written = tmp_path / "blocks"
     write_blocks({key: points[: len(points) // 2] for key, points in samples.items()}, written)
