@@ -207,6 +207,12 @@ def analyze_command(
         _give(_analyzed_source(asked, window, out), output_format, all_columns)
         return
     paths, attempts = _find(asked)
+    if out is not None and len(attempts) > 1:
+        names = ", ".join(str(attempt.attempt) for attempt in attempts)
+        raise SpecError(
+            f"--out {out}: {asked} has {len(attempts)} attempts, whose reports would replace "
+            f"each other; give one of {names}"
+        )
     required = read_manifest(paths.manifest).required
     states = set()
     for attempt in attempts:
