@@ -31,7 +31,7 @@ UNIFIED = "unified"
 """Stands in for the name of a controller where all of them share one tree (v2)."""
 
 MOST_GROUPS = 512
-"""What is below a job is walked up to here, at 3 µs each."""
+"""What is below a job is walked up to here."""
 
 Parts = tuple[str, ...]
 
@@ -166,9 +166,14 @@ def locate(settings: Settings) -> JobGroups:
 
 
 def subgroups(group: str) -> list[str]:
-    """Return ``group`` and the groups below it, parents first, ``MOST_GROUPS`` at the most."""
+    """Return ``group`` and the groups below it, parents first, ``MOST_GROUPS`` at the most.
+
+    Nothing below the groups of tasks, in which users cannot make any.
+    """
     found = [group]
     for path in found:  # grows while it is walked
+        if path.rpartition("/")[2].startswith("task"):
+            continue
         try:
             # Two links mean no folder inside: a look instead of a listing of some sixty files.
             if os.stat(path).st_nlink == 2:  # noqa: PTH116 - a string already, and often

@@ -52,34 +52,40 @@ class StepUse:
             source: ``cgroup_v2`` or ``cgroup_v1``.
             problems: Gets what was not as documented.
         """
-        steps, tasks = find_parts(walked)
+        steps = find_steps(walked)
         readings: Readings = {"job_steps": float(len(steps))}
         table = cgroup_v2 if source == "cgroup_v2" else cgroup_v1
         if self._detail in (STEPS, TASKS):
             for step in _known(steps, self._steps, MOST_STEPS):
                 merge(readings, _read(step, job, table.STEP, problems))
         if self._detail == TASKS:
-            for task in _known(tasks, self._tasks, MOST_TASKS):
+            for task in _known(find_tasks(walked), self._tasks, MOST_TASKS):
                 merge(readings, _read(task, job, table.TASK, problems))
         return readings
 
 
-def find_parts(walked: Sequence[str]) -> tuple[list[Part], list[Part]]:
-    """Return the steps and the tasks among the groups below a job, whose own is the first."""
-    steps, tasks = [], []
+def find_steps(walked: Sequence[str]) -> list[Part]:
+    """Return the steps among the groups below a job, whose own group is the first."""
     start = len(walked[0]) + 1
+    names = [folder[start:] for folder in walked[1:]]
+    return [
+        Part((step,), name)
+        for name in names
+        if "/" not in name and (step := cgroup_path.step_name(name)) is not None
+    ]
+
+
+def find_tasks(walked: Sequence[str]) -> list[Part]:
+    """Return the tasks among the groups below a job, whose own group is the first."""
+    start = len(walked[0]) + 1
+    tasks = []
     for folder in walked[1:]:
         below = folder[start:]
-        first, *more = below.split("/")
-        step = cgroup_path.step_name(first)
-        if step is None:
-            continue
-        if not more:
-            steps.append(Part((step,), below))
-        # Not what the payload has made below its task's group.
-        elif len(more) < 3 and (task := cgroup_path.task_name(more[-1])) is not None:
+        step = cgroup_path.step_name(below.partition("/")[0])
+        task = cgroup_path.task_name(below.rpartition("/")[2])
+        if step is not None and task is not None:
             tasks.append(Part((step, task), below))
-    return steps, tasks
+    return tasks
 
 
 def _known(parts: Sequence[Part], known: set[Labels], most: int) -> Iterator[Part]:

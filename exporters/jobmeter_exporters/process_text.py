@@ -6,7 +6,6 @@ import os
 from typing import NamedTuple
 
 from jobmeter_exporters.errors import UnexpectedText
-from jobmeter_exporters.kernel_text import number
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -45,7 +44,7 @@ class IoCounts(NamedTuple):
     storage_written_bytes: int
 
 
-IO_FIELDS = ("rchar", "wchar", "syscr", "syscw", "read_bytes", "write_bytes")
+IO_FIELDS = ("rchar:", "wchar:", "syscr:", "syscw:", "read_bytes:", "write_bytes:")
 """The kernel's names, in the order of ``IoCounts``."""
 
 
@@ -88,13 +87,14 @@ def parse_io(text: str) -> IoCounts:
     """Return the counts of ``/proc/<pid>/io`` (proc_pid_io(5)).
 
     Raises:
-        UnexpectedText: One of them is missing or no number.
+        UnexpectedText: The text is none of that.
     """
-    fields = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
-    try:
-        return IoCounts(*(number(fields[name]) for name in IO_FIELDS))
-    except (KeyError, UnexpectedText):
-        raise UnexpectedText(f"expected the I/O counts of a process: {text[:60]!r}") from None
+    # Always in this order: looking them up by name would take three times as long.
+    words = text.split()[: 2 * len(IO_FIELDS)]
+    numbers = words[1::2]
+    if tuple(words[::2]) != IO_FIELDS or not all(map(_is_number, numbers)):
+        raise UnexpectedText(f"expected the I/O counts of a process: {text[:60]!r}")
+    return IoCounts(*map(int, numbers))
 
 
 def parse_shares(text: str) -> tuple[int, int] | None:
@@ -119,3 +119,7 @@ def parse_allowed_cpus(text: str) -> str | None:
         if line.startswith("Cpus_allowed_list:"):
             return line.partition(":")[2].strip()
     return None
+
+
+def _is_number(word: str) -> bool:
+    return word.isascii() and word.isdecimal() and len(word) < 40

@@ -21,6 +21,10 @@ TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 LARGEST_SHARED_OUT_BYTES = 256 * 2**20
 
 
+# A node may run a thousand processes that are not the job's, kernel threads most of them.
+TURNS = 8
+
+
 class Member(NamedTuple):
     """A process of the tree, and whether it is payload or monitoring."""
 
@@ -66,6 +70,8 @@ class ProcessTree:
         self._monitoring_roots = {self._key_of(pid) for pid in (*excluded, own)}
         self._lone = {self._key_of(pid) for pid in self._between(own)}
         self._last: dict[Key, Member] = {}
+        self._strangers: set[int] = set()
+        self._turn = 0
         self._moved_ticks = {True: [0, 0], False: [0, 0]}
         self._highest: dict[str, float] = {}
 
@@ -80,6 +86,8 @@ class ProcessTree:
         if self._root not in seen or seen[self._root].key != self._root_key:
             raise NoData(f"process {self._root}, the job script, has ended")
         members = self._classify(seen)
+        self._strangers |= seen.keys()
+        self._strangers.difference_update(member.stat.pid for member in members)
         self._settle({member.stat.key for member in members})
         self._last = {member.stat.key: member for member in members}
         return {
@@ -95,8 +103,16 @@ class ProcessTree:
         return {member.stat.pid: member.payload for member in self._last.values()}
 
     def _scan(self) -> Iterator[Stat]:
-        for name in os.listdir(self._proc):  # noqa: PTH208 - thousands of names, no Path needed
-            if name.isdecimal() and (stat := self._stat(int(name))) is not None:
+        """Yield every process but those known to be strangers, of whom some are asked in turns.
+
+        A stranger stays one, but its id may pass to a process of the job.
+        """
+        self._turn += 1
+        alive = {int(name) for name in os.listdir(self._proc) if name.isdecimal()}  # noqa: PTH208
+        self._strangers &= alive
+        for pid in sorted(alive):
+            asked = pid not in self._strangers or (pid + self._turn) % TURNS == 0
+            if asked and (stat := self._stat(pid)) is not None:
                 yield stat
 
     def _stat(self, pid: int) -> Stat | None:

@@ -7,7 +7,7 @@ import pytest
 from told_script import Script, until
 
 from jobmeter_exporters import kernel_text
-from jobmeter_exporters.process_tree import ProcessTree
+from jobmeter_exporters.process_tree import TURNS, ProcessTree
 from jobmeter_exporters.watched import NoData
 
 PROC = Path("/proc")
@@ -122,6 +122,31 @@ def test_a_reused_pid_of_the_monitoring_is_payload(tmp_path):
     assert tree.read()["job_processes"] == 1
     fake_process(tmp_path, 11, 10, started=7)
     assert tree.read()["job_processes"] == 2
+
+
+def test_strangers_are_not_read_at_every_scrape(tmp_path, monkeypatch):
+    for pid in range(100, 200):
+        fake_process(tmp_path, pid, 1, started=5)
+    fake_process(tmp_path, 10, 1, started=5)
+    tree = ProcessTree(10, (), tmp_path, own=99)
+    tree.read()
+    asked = []
+    monkeypatch.setattr(kernel_text, "read", lambda path: asked.append(path) or real_read(path))
+    tree.read()
+    assert 10 <= len([path for path in asked if path.endswith("/stat")]) <= 20
+
+
+real_read = kernel_text.read
+
+
+def test_a_reused_pid_of_a_stranger_is_payload_within_some_scrapes(tmp_path):
+    fake_process(tmp_path, 10, 1, started=5)
+    fake_process(tmp_path, 11, 1, started=5, ticks=100)
+    tree = ProcessTree(10, (), tmp_path, own=99)
+    assert tree.read()["job_processes"] == 1
+    fake_process(tmp_path, 11, 10, started=6, ticks=300)
+    assert [tree.read()["job_processes"] for _ in range(TURNS)][-1] == 2
+    assert cpu(tree) == 300 / os.sysconf("SC_CLK_TCK")
 
 
 def test_the_total_stays_when_a_parent_never_learns_of_the_end(tmp_path):
