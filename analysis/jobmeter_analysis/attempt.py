@@ -14,7 +14,7 @@ import numpy as np
 from jobmeter.accounting import JobAccounting, read_accounting
 from jobmeter.errors import RecordingError, RunFolderError
 from jobmeter.events import EventLog, read_events
-from jobmeter.manifest import RunManifest, read_manifest
+from jobmeter.manifest import PlannedTarget, RunManifest, read_manifest
 from jobmeter.paths import AttemptPaths, RunPaths
 from jobmeter.window import Phase, job_window, phases_from
 from jobmeter_analysis.catalogue import Catalogue, metrics_of
@@ -123,7 +123,8 @@ def read_attempt(
     job_start = next((event.time_ms for event in log.named("job_start")), None)
     local = attempt.name.split(".")[0] == LOCAL
     offsets = clock_offsets_ms(series)
-    builders = _builders(manifest, nodes, series, edges, vocabulary)
+    builders = _builders(manifest, nodes, log, vocabulary)
+    _fill(builders, series, edges)
     targets = tuple(
         builder.build(None if local else job_start, offsets.get(name.node, 0.0))
         for name, builder in builders.items()
@@ -234,20 +235,37 @@ def _nodes(
 
 
 def _builders(
-    manifest: RunManifest,
-    nodes: tuple[str, ...],
-    series: Sequence[Series],
-    edges: Mapping[TargetName, Sequence[Edge]],
-    vocabulary: Vocabulary,
+    manifest: RunManifest, nodes: tuple[str, ...], log: EventLog, vocabulary: Vocabulary
 ) -> dict[TargetName, TargetBuilder]:
-    """Return every planned target with what was recorded of it."""
+    """Return every target: those that were planned, and exporters that a node found reason for."""
     builders: dict[TargetName, TargetBuilder] = {}
+
+    def add(planned: PlannedTarget, node: str) -> None:
+        name = TargetName(planned.service, node)
+        builders[name] = TargetBuilder(
+            name,
+            planned.kind,
+            manifest.interval_s * 1000,
+            manifest.run_id,
+            vocabulary,
+            third_party=planned.third_party,
+        )
+
     for planned in manifest.targets:
         for node in nodes if planned.placement == "every_node" else nodes[:1]:
-            name = TargetName(planned.service, node)
-            builders[name] = TargetBuilder(
-                name, planned.kind, manifest.interval_s * 1000, manifest.run_id, vocabulary
-            )
+            add(planned, node)
+    for event in log.named("exporters_found"):
+        for service in str(event.fields.get("services", "")).split():
+            add(PlannedTarget(service, "every_node", "stack"), event.node)
+    return builders
+
+
+def _fill(
+    builders: Mapping[TargetName, TargetBuilder],
+    series: Sequence[Series],
+    edges: Mapping[TargetName, Sequence[Edge]],
+) -> None:
+    """Give every target what was recorded of it."""
     for one in series:
         name = TargetName(one.labels.get("service", ""), one.labels.get("node", ""))
         if name in builders:
@@ -255,7 +273,6 @@ def _builders(
     for name, of_target in edges.items():
         if name in builders:
             builders[name].add_edges(of_target)
-    return builders
 
 
 def _last_fact_ms(log: EventLog, targets: Sequence[Target]) -> int:

@@ -128,6 +128,7 @@ class Target:
         run_id: Of the run this should belong to.
         job_start_ms: When the job began, if its cgroups began with it; else None.
         clock_offset_ms: How far its clock is ahead of the one that stamped the samples.
+        third_party: Whether it is part of the stack and yet does not say of which run.
         chosen: Label sets that were asked for, by what was asked.
     """
 
@@ -141,6 +142,7 @@ class Target:
     counters: frozenset[str] = frozenset()
     job_start_ms: int | None = None
     clock_offset_ms: float = 0.0
+    third_party: bool = False
     chosen: dict[Hashable, tuple[Track, ...]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -158,7 +160,8 @@ class Target:
     @cached_property
     def foreign(self) -> bool:
         """Whether something that is not of this run answered in its place."""
-        if self.kind != "stack" or self.name.service == PROMETHEUS or not self.ever_up:
+        tells = self.kind == "stack" and self.name.service != PROMETHEUS and not self.third_party
+        if not tells or not self.ever_up:
             return False
         owners = {track.label("exported_run_id") for track in self.tracks.get(RUN_INFO, ())}
         return owners != {self.run_id}
@@ -321,6 +324,7 @@ class TargetBuilder:
         interval_ms: Between two scrapes; None to learn it from the scrapes.
         run_id: Of the run.
         vocabulary: How metrics are called.
+        third_party: Whether it is part of the stack and yet does not say of which run.
     """
 
     def __init__(
@@ -330,10 +334,13 @@ class TargetBuilder:
         interval_ms: float | None,
         run_id: str,
         vocabulary: Vocabulary,
+        *,
+        third_party: bool = False,
     ) -> None:
         self._name, self._kind, self._interval_ms = name, kind, interval_ms
         self._run_id = run_id
         self._vocabulary = vocabulary
+        self._third_party = third_party
         self._series: dict[str, list[Series]] = {}
         self._edges: list[Edge] = []
 
@@ -372,6 +379,7 @@ class TargetBuilder:
             frozenset(declared - words.keys()),
             job_start_ms,
             clock_offset_ms,
+            self._third_party,
         )
 
     def _edge_samples(self) -> tuple[dict[str, _EdgeSamples], set[str]]:

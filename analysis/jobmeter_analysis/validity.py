@@ -21,7 +21,7 @@ import pandas as pd
 
 from jobmeter.window import JOB, Phase
 from jobmeter_analysis.attempt import Attempt
-from jobmeter_analysis.estimate import FOREIGN_TARGET, TARGET_NEVER_UP
+from jobmeter_analysis.estimate import FOREIGN_TARGET, SOURCE_DEGRADED, TARGET_NEVER_UP
 from jobmeter_analysis.gauges import largest_gap_ms
 from jobmeter_analysis.targets import NO_TIMES, Target
 
@@ -95,6 +95,10 @@ def _target_reasons(known: Attempt) -> list[str]:
                     reasons.append(
                         f"{target.name} answered for {100 * coverage:.1f} % of phase {phase.name!r}"
                     )
+    for event in known.log.named("source_degraded"):
+        instead, why = event.fields.get("instead"), event.fields.get("why")
+        source = f"{event.fields.get('service')}@{event.node}"
+        reasons.append(f"{SOURCE_DEGRADED}: {instead} in place of {source}, which {why}")
     return reasons
 
 

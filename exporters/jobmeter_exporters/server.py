@@ -46,16 +46,19 @@ def registries(
 ) -> dict[str, CollectorRegistry]:
     """Return what each path serves: everything, and each collector by itself.
 
-    ``/metrics`` also has the ``process_`` families of this process, the cost of the monitoring.
+    ``/metrics`` and the page of the first collector also have the ``process_`` families of this
+    process, the cost of the monitoring.
     """
     everything = CollectorRegistry()
     everything.register(RunInfo(settings.run_id))
     ProcessCollector(registry=everything, proc=str(settings.proc))
     everything.register(Watched(collectors))
     by_path = {"/metrics": everything}
-    for name, collector in collectors.items():
+    for number, (name, collector) in enumerate(collectors.items()):
         alone = CollectorRegistry()
         alone.register(RunInfo(settings.run_id))
+        if not number:
+            ProcessCollector(registry=alone, proc=str(settings.proc))
         alone.register(Watched({name: collector}))
         by_path[f"/metrics/{name}"] = alone
     return by_path

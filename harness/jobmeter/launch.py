@@ -125,7 +125,11 @@ def check_programs(site_name: str, site: SiteProfile) -> None:
     Raises:
         SiteError: naming the program and how to get it.
     """
-    for program, names in site.programs.model_dump().items():
+    programs = site.programs  # that of DCGM is done without where it is not
+    for program, names in (
+        ("prometheus", programs.prometheus),
+        ("node_exporter", programs.node_exporter),
+    ):
         if find_program(names) is None:
             raise SiteError(
                 f"{' or '.join(names)} is not on PATH; install it (Debian: 'apt-get install "

@@ -28,13 +28,16 @@ class PlannedTarget:
         service: Its ``service`` label: ``node``, ``cgroup``, ``prometheus``, or the user's name
             for an endpoint of the payload.
         placement: Where it runs.
-        kind: ``stack`` for ours, which must be up for the whole job and (except Prometheus)
-            carry ``jobmeter_run_info``; ``payload`` for the user's, which come and go.
+        kind: ``stack`` for what the job starts beside the payload, which must be up for the whole
+            job; ``payload`` for the user's, which come and go.
+        third_party: Whether it is part of the stack and yet does not carry ``jobmeter_run_info``,
+            by which a stranger in its place would be noticed.
     """
 
     service: str
     placement: Placement
     kind: Literal["stack", "payload"]
+    third_party: bool = False
 
 
 @dataclass(frozen=True)

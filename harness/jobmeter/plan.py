@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobmeter.errors import SiteError, SpecError
-from jobmeter.manifest import PlannedTarget
+from jobmeter.manifest import Placement, PlannedTarget
 from jobmeter.quantities import duration_s
 from jobmeter.site import PortRange, Programs, SiteProfile
 from jobmeter.spec import JobSpec, Phase
@@ -78,11 +78,59 @@ class Context:
 
 @dataclass(frozen=True)
 class NodeTarget:
-    """One endpoint on every node: its ``service`` label, who serves it, and under which path."""
+    """One endpoint of the stack on nodes: its ``service`` label and who serves it.
+
+    Args:
+        service: Its label.
+        component: The process.
+        path: Under which it is served.
+        placement: On which nodes.
+        third_party: Whether it does not say of which run it is.
+    """
 
     service: str
     component: str
     path: str
+    placement: Placement = "every_node"
+    third_party: bool = False
+
+
+@dataclass(frozen=True)
+class FoundExporter:
+    """One of our exporters that runs where a node has what it reads.
+
+    Args:
+        service: Its name and label.
+        devices: Patterns of paths, any of which shows that the node has it.
+    """
+
+    service: str
+    devices: tuple[str, ...]
+
+
+NODE_TARGETS = {
+    target.service: target
+    for target in (
+        NodeTarget("node", "node_exporter", "/metrics"),
+        NodeTarget("cgroup", "exporters", "/metrics/cgroup"),
+        NodeTarget("nvidia", "exporters", "/metrics/nvidia"),
+        NodeTarget("hl-smi", "exporters", "/metrics/hl-smi"),
+        # One question to the controller is enough for a job.
+        NodeTarget("queue", "exporters", "/metrics/queue", placement="first_node"),
+        NodeTarget("dcgm", "dcgm", "/metrics", third_party=True),
+    )
+}
+AUTO = ("node", "cgroup")
+FOUND_EXPORTERS = (
+    FoundExporter("nvidia", ("/dev/nvidia[0-9]*",)),
+    FoundExporter("hl-smi", ("/sys/module/habanalabs",)),
+)
+DEVICE_EXPORTERS = frozenset({"nvidia", "dcgm", "hl-smi"})
+"""Those that must see the devices of the job."""
+DCGM_PORT = 9400
+"""Where dcgm-exporter listens unless it is told otherwise."""
+DCGM_WATCH_S = 15
+"""How often it is looked whether it still tells of GPUs."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +191,7 @@ class Plan:
     programs: Programs
     node_exporter_options: tuple[str, ...]
     node_targets: tuple[NodeTarget, ...]
+    found_exporters: tuple[FoundExporter, ...]
     payload_targets: tuple[PayloadTarget, ...]
     port_names: tuple[str, ...]
     phases: tuple[PlannedPhase, ...]
@@ -155,6 +204,8 @@ class Plan:
     result_limit_bytes: int = RESULT_LIMIT_BYTES
     prometheus_threads: int = PROMETHEUS_THREADS
     prometheus_memory: str = PROMETHEUS_MEMORY
+    dcgm_port: int = DCGM_PORT
+    dcgm_watch_s: int = DCGM_WATCH_S
 
     @property
     def single_node(self) -> bool:
@@ -162,19 +213,31 @@ class Plan:
         return self.nodes == 1
 
     @property
-    def node_components(self) -> tuple[str, ...]:
-        """Processes to start on every node."""
-        return tuple(dict.fromkeys(target.component for target in self.node_targets))
-
-    @property
     def node_services(self) -> tuple[str, ...]:
-        """``service`` labels to expect from every node."""
-        return tuple(target.service for target in self.node_targets)
+        """``service`` labels to expect from every node, whatever else a node finds."""
+        return tuple(
+            t.service
+            for t in self.node_targets
+            if t.placement == "every_node" and not t.third_party
+        )
 
     @property
-    def own_exporters(self) -> tuple[str, ...]:
-        """Collectors of our own exporter process."""
-        return tuple(t.service for t in self.node_targets if t.component == "exporters")
+    def first_node_services(self) -> tuple[str, ...]:
+        """``service`` labels to expect from the first node alone, Prometheus's left out."""
+        return tuple(t.service for t in self.node_targets if t.placement == "first_node")
+
+    @property
+    def third_parties(self) -> tuple[str, ...]:
+        """``service`` labels of the stack that do not say of which run they are."""
+        return tuple(t.service for t in self.node_targets if t.third_party)
+
+    def started(self, component: str, placement: Placement = "every_node") -> tuple[str, ...]:
+        """Return the ``service`` labels that a process of the nodes serves from its start."""
+        return tuple(
+            t.service
+            for t in self.node_targets
+            if (t.component, t.placement) == (component, placement)
+        )
 
     @property
     def checkpoint_interval_ms(self) -> int:
@@ -200,7 +263,10 @@ class Plan:
     def targets(self) -> tuple[PlannedTarget, ...]:
         """Every endpoint that the recording should contain."""
         return (
-            *(PlannedTarget(t.service, "every_node", "stack") for t in self.node_targets),
+            *(
+                PlannedTarget(t.service, t.placement, "stack", t.third_party)
+                for t in self.node_targets
+            ),
             PlannedTarget("prometheus", "first_node", "stack"),
             *(PlannedTarget(t.service, "first_node", "payload") for t in self.payload_targets),
         )
@@ -246,7 +312,8 @@ def make_plan(spec: JobSpec, site_name: str, site: SiteProfile, context: Context
         shared_file_systems=tuple(site.shared_file_systems),
         programs=site.programs,
         node_exporter_options=NODE_EXPORTER_OPTIONS,
-        node_targets=_node_targets(spec),
+        node_targets=tuple(NODE_TARGETS[name] for name in _exporters(spec)),
+        found_exporters=FOUND_EXPORTERS if spec.monitoring.exporters == "auto" else (),
         payload_targets=_payload_targets(spec, context),
         port_names=tuple(_port_variable(name) for name in spec.ports),
         phases=_phases(spec, context),
@@ -307,20 +374,25 @@ def _sidecar_step(spec: JobSpec, site: SiteProfile) -> tuple[str, ...]:
     step = ["srun", "--overlap", "--mem=0", f"--nodes={nodes}", f"--ntasks={nodes}"]
     step += ["--ntasks-per-node=1", "--cpus-per-task=1"]
     if spec.resources.gpus_per_node:
-        step.append("--gpus-per-node=0")  # a step that needs no GPU must not occupy one
+        step += _devices_of_step(spec, site)
     return (*step, *site.step_options)
 
 
-def _node_targets(spec: JobSpec) -> tuple[NodeTarget, ...]:
-    chosen: Sequence[str] = ("node", "cgroup")
-    if not isinstance(spec.monitoring.exporters, str):
-        chosen = tuple(dict.fromkeys(spec.monitoring.exporters))
-    return tuple(
-        NodeTarget("node", "node_exporter", "/metrics")
-        if name == "node"
-        else NodeTarget(name, "exporters", "/metrics")
-        for name in chosen
-    )
+def _devices_of_step(spec: JobSpec, site: SiteProfile) -> list[str]:
+    """Return the srun words by which a step sees the GPUs of the job, and takes them from nobody.
+
+    A step that asks for none sees none where the site constrains devices.
+    """
+    exporters = spec.monitoring.exporters
+    if exporters == "auto" or DEVICE_EXPORTERS.intersection(exporters):
+        count = spec.resources.gpus_per_node
+        return [site.gpu_option.format(count=count), "--gpu-bind=none"]
+    return ["--gpus-per-node=0"]
+
+
+def _exporters(spec: JobSpec) -> Sequence[str]:
+    exporters = spec.monitoring.exporters
+    return AUTO if isinstance(exporters, str) else tuple(dict.fromkeys(exporters))
 
 
 def _port_variable(name: str) -> str:

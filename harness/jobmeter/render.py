@@ -27,6 +27,9 @@ def render_files(plan: Plan) -> Mapping[str, str]:
     files["prometheus/prometheus.yml"] = render(
         "prometheus_templates", "prometheus.yml.j2", {"plan": plan}
     )
+    if plan.started("dcgm"):
+        for name in ("dcgm_counters.csv", "dcgm_profiling.csv"):
+            files[f"scripts/{name}"] = render("prometheus_templates", f"{name}.j2", {})
     return files
 
 

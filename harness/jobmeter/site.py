@@ -27,6 +27,7 @@ class Programs(strict.StrictModel):
     node_exporter: list[Line] = Field(
         default_factory=lambda: ["node_exporter", "prometheus-node-exporter"], min_length=1
     )
+    dcgm_exporter: list[Line] = Field(default_factory=lambda: ["dcgm-exporter"], min_length=1)
 
 
 class Defaults(strict.StrictModel):

@@ -14,7 +14,7 @@ from jobmeter.quantities import duration_s, slurm_time_s
 from jobmeter.window import JOB
 from jobmeter.workload import Workload
 
-OWN_SERVICES = ("node", "cgroup", "prometheus")
+OWN_SERVICES = ("node", "cgroup", "nvidia", "dcgm", "hl-smi", "queue", "prometheus")
 """``service`` labels of our own stack; an endpoint of the payload needs another name."""
 
 SHORTEST_INTERVAL_S = 0.1
@@ -120,11 +120,22 @@ class Monitoring(strict.StrictModel):
     """How to record."""
 
     interval: Annotated[str, AfterValidator(_checked_interval)] = "5s"
-    exporters: Literal["auto"] | list[Literal["node", "cgroup"]] = "auto"
+    exporters: (
+        Literal["auto"] | list[Literal["node", "cgroup", "nvidia", "dcgm", "hl-smi", "queue"]]
+    ) = "auto"
     required: bool = False
     checkpoint_interval: Duration = "15s"
     ready_limit: Duration = "30s"
     analysis: bool = True
+
+    @model_validator(mode="after")
+    def _checked(self) -> Monitoring:
+        if {"nvidia", "dcgm"} <= set(self.exporters):
+            raise ValueError(
+                "exporters: 'nvidia' and 'dcgm' tell of the same GPUs; keep one ('nvidia' takes "
+                "the place of 'dcgm' where that cannot be had)"
+            )
+        return self
 
 
 class Phase(strict.StrictModel):

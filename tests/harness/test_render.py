@@ -53,6 +53,7 @@ JOBS = {
                 "partition": "gpu",
                 "extra": ["--comment=a 'b' $c"],
             },
+            "monitoring": {"exporters": ["node", "cgroup", "dcgm", "queue"]},
             "run": "srun ./bench",
         },
     ),

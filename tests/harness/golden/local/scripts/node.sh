@@ -13,12 +13,13 @@ readonly RUN='/home/it'"'"'s me/runs/run-1'
 readonly RUN_ID=run-1
 readonly SECRETS="$RUN/secrets"
 readonly IDENTITY="jobmeter_run_info{run_id=\"$RUN_ID\"} 1" # what only this run's exporters expose
+readonly NAMELESS=(prometheus) # of the stack, without that
 readonly PORT_FIRST=20000 PORT_LAST=31999
 readonly SCRATCH_BYTES=268435456
 readonly SCRATCH=('$SLURM_TMPDIR' '$TMPDIR' /tmp /dev/shm)
 readonly SHARED_FILE_SYSTEMS=(nfs lustre gpfs beegfs ceph fhgfs panfs afs)
 readonly RESTARTS=3
-readonly LOGS=$1 JOB_PID=$2
+readonly LOGS=$1 JOB_PID=$2 FIRST_NODE=$3
 NODE=${SLURMD_NODENAME:-$HOSTNAME}
 readonly NODE
 
@@ -181,15 +182,20 @@ node_exporter_command() {
     --web.config.file="$SECRETS/web.yml" --web.listen-address="127.0.0.1:$1")
 }
 
-exporters_command() {
+# own_command PORT WORD...: our exporters of these names and options.
+own_command() {
   local python=/opt/py/bin/python
   [[ -x $python ]] || return 1
-  COMMAND=("$python" -m jobmeter_exporters cgroup
+  COMMAND=("$python" -m jobmeter_exporters "${@:2}"
     --listen "127.0.0.1:$1" --username jobmeter
     --password-file "$SECRETS/password" --run-id "$RUN_ID")
   COMMAND+=(--job-pid "$JOB_PID" --exclude-pid "$$")
   local pid
   for pid in $MONITORING_PIDS; do COMMAND+=(--exclude-pid "$pid"); done
+}
+
+exporters_command() {
+  own_command "$1" "${OWN[@]}" "${OWN_OPTIONS[@]}"
 }
 
 # ours PORT: does this port answer with our password and this run's name?
@@ -198,7 +204,16 @@ ours() {
     grep --quiet --fixed-strings "$IDENTITY"
 }
 
+# answers COMPONENT: does it answer as it should?
+answers() {
+  ours "${PORT[$1]}"
+}
+
 declare -A PID PORT FAILED GONE
+declare -A PAGES=() # of a component: service=path, separated by spaces
+COMPONENTS=()       # what runs on this node
+OWN=()              # our exporters among it, which are one component
+OWN_OPTIONS=()
 
 # launch COMPONENT: start it on a port of its own, without waiting for it.
 launch() {
@@ -217,7 +232,7 @@ settle() {
   local component=$1 limit tries=0
   now
   limit=$(( NOW + 10 * 1000 ))
-  until ours "${PORT[$component]}"; do
+  until answers "$component"; do
     if ! kill -0 "${PID[$component]}" 2>/dev/null; then
       (( ++tries < 5 )) || return 1
       unset "PORT[$component]"
@@ -237,12 +252,14 @@ give_up() {
 }
 
 publish() {
-  local line
+  local line component page
   printf -v line '\t%s' TARGETS "$NODE"
-  [[ -n ${GONE[node_exporter]-} ]] ||
-    line+=$'\t'"node=$TARGET_HOST:${PORT[node_exporter]}/metrics"
-  [[ -n ${GONE[exporters]-} ]] ||
-    line+=$'\t'"cgroup=$TARGET_HOST:${PORT[exporters]}/metrics"
+  for component in "${COMPONENTS[@]}"; do
+    [[ -z ${GONE[$component]-} ]] || continue
+    for page in ${PAGES[$component]}; do
+      line+=$'\t'"${page%%=*}=$TARGET_HOST:${PORT[$component]}${page#*=}"
+    done
+  done
   printf '%s\n' "${line#?}"
 }
 
@@ -285,7 +302,17 @@ cat >"$WORK/textfile/jobmeter.prom" <<END
 $IDENTITY
 END
 
-readonly COMPONENTS=(node_exporter exporters)
+COMPONENTS+=(node_exporter)
+PAGES[node_exporter]='node=/metrics'
+OWN=(cgroup)
+FOUND=''
+compgen -G '/dev/nvidia[0-9]*' >/dev/null && FOUND+=' nvidia'
+compgen -G /sys/module/habanalabs >/dev/null && FOUND+=' hl-smi'
+for service in $FOUND; do OWN+=("$service"); done
+[[ -z $FOUND ]] || tell exporters_found services "\"${FOUND# }\""
+PAGES[exporters]=''
+for service in "${OWN[@]}"; do PAGES[exporters]+=" $service=/metrics/$service"; done
+(( ${#OWN[@]} == 0 )) || COMPONENTS+=(exporters)
 for component in "${COMPONENTS[@]}"; do
   launch "$component" || give_up "$component" "its program is not on this node"
 done

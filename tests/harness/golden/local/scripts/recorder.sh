@@ -10,6 +10,7 @@ readonly RUN='/home/it'"'"'s me/runs/run-1'
 readonly RUN_ID=run-1
 readonly SECRETS="$RUN/secrets"
 readonly IDENTITY="jobmeter_run_info{run_id=\"$RUN_ID\"} 1" # what only this run's exporters expose
+readonly NAMELESS=(prometheus) # of the stack, without that
 readonly PORT_FIRST=20000 PORT_LAST=31999
 readonly SCRATCH_BYTES=268435456
 readonly SCRATCH=('$SLURM_TMPDIR' '$TMPDIR' /tmp /dev/shm)
@@ -174,7 +175,7 @@ fetch() {
   now
   after=$NOW
   rm -f -- "$folder/.$file.error"
-  if [[ $status == ok && $kind == stack && $service != prometheus ]] &&
+  if [[ $status == ok && $kind == stack && " ${NAMELESS[*]} " != *" $service "* ]] &&
     ! grep --quiet --fixed-strings "$IDENTITY" "$folder/.$file"; then
     status=foreign
   fi

@@ -13,12 +13,13 @@ readonly RUN='/home/it'"'"'s me/runs/run-1'
 readonly RUN_ID=run-1
 readonly SECRETS="$RUN/secrets"
 readonly IDENTITY="jobmeter_run_info{run_id=\"$RUN_ID\"} 1" # what only this run's exporters expose
+readonly NAMELESS=(dcgm prometheus) # of the stack, without that
 readonly PORT_FIRST=20000 PORT_LAST=31999
 readonly SCRATCH_BYTES=268435456
 readonly SCRATCH=('$SLURM_TMPDIR' '$TMPDIR' /tmp /dev/shm)
 readonly SHARED_FILE_SYSTEMS=(nfs lustre gpfs beegfs ceph fhgfs panfs afs)
 readonly RESTARTS=3
-readonly LOGS=$1 JOB_PID=$2
+readonly LOGS=$1 JOB_PID=$2 FIRST_NODE=$3
 NODE=${SLURMD_NODENAME:-$HOSTNAME}
 readonly NODE
 
@@ -181,12 +182,92 @@ node_exporter_command() {
     --web.config.file="$SECRETS/web.yml" --web.listen-address="0.0.0.0:$1")
 }
 
-exporters_command() {
+# own_command PORT WORD...: our exporters of these names and options.
+own_command() {
   local python=/opt/py/bin/python
   [[ -x $python ]] || return 1
-  COMMAND=("$python" -m jobmeter_exporters cgroup
+  COMMAND=("$python" -m jobmeter_exporters "${@:2}"
     --listen "0.0.0.0:$1" --username jobmeter
     --password-file "$SECRETS/password" --run-id "$RUN_ID")
+}
+
+exporters_command() {
+  own_command "$1" "${OWN[@]}" "${OWN_OPTIONS[@]}"
+}
+
+DCGM_AT=''      # port of the one in use
+DCGM_OPTIONS=() # for curl
+DCGM_UNSEEN=0   # turns of the loop since it was last looked at
+DCGM_SILENT=0   # how often it said nothing then
+
+# tells_of_gpus PORT [CURL_OPTION]...
+tells_of_gpus() {
+  get "http://127.0.0.1:$1/metrics" "${@:2}" 2>/dev/null | grep --count '^DCGM_FI_' >/dev/null
+}
+
+# choose_dcgm: one that listens already has no password of ours, so it comes through our gateway.
+choose_dcgm() {
+  if tells_of_gpus 9400; then
+    DCGM_AT=9400
+    OWN+=(gateway)
+    OWN_OPTIONS+=(--gateway-upstream "dcgm=http://127.0.0.1:$DCGM_AT/metrics")
+    PAGES[exporters]+=' dcgm=/metrics/dcgm'
+  else
+    COMPONENTS+=(dcgm)
+    PAGES[dcgm]='dcgm=/metrics'
+    DCGM_OPTIONS=(--config "$SECRETS/curl.conf")
+  fi
+}
+
+# Activity in finer parts is for everybody from Hopper (9.0) on, and for root alone before: with the
+# fields of it in their file, releases before 4 do not start.
+anyone_may_profile() {
+  local least
+  first_program nvidia-smi || return 1
+  least=$("$PROGRAM" --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort --version-sort | head --lines=1)
+  [[ $least =~ ^([0-9]+)\. ]] && (( BASH_REMATCH[1] >= 9 ))
+}
+
+dcgm_command() {
+  local files=("$RUN/scripts/dcgm_counters.csv")
+  if anyone_may_profile; then files+=("$RUN/scripts/dcgm_profiling.csv"); fi
+  cat -- "${files[@]}" >"$WORK/dcgm_counters.csv"
+  first_program dcgm-exporter || return 1
+  COMMAND=("$PROGRAM" --collectors "$WORK/dcgm_counters.csv" --collect-interval 5000
+    --address "0.0.0.0:$1" --web-config-file "$SECRETS/web.yml")
+}
+
+fallback_command() {
+  own_command "$1" nvidia
+}
+
+# degrade WHY: our own exporter in place of DCGM's.
+degrade() {
+  json "$1"
+  tell source_degraded service '"dcgm"' instead '"nvidia"' why "$JSON"
+  tell exporters_found services '"nvidia"'
+  DCGM_AT=''
+  PAGES[exporters]=${PAGES[exporters]/ dcgm=\/metrics\/dcgm/}
+  COMPONENTS+=(fallback)
+  PAGES[fallback]='nvidia=/metrics/nvidia'
+  { launch fallback && settle fallback; } || give_up fallback "does not answer; see its log"
+}
+
+# watch_dcgm: one that runs and has nothing to say is as good as none.
+watch_dcgm() {
+  [[ -n ${GONE[dcgm]-} ]] || DCGM_AT=${DCGM_AT:-${PORT[dcgm]-}}
+  [[ -n $DCGM_AT ]] && (( ++DCGM_UNSEEN >= 15 )) || return 0
+  DCGM_UNSEEN=0
+  if tells_of_gpus "$DCGM_AT" "${DCGM_OPTIONS[@]}"; then
+    DCGM_SILENT=0
+  elif (( ++DCGM_SILENT >= 2 )); then
+    if [[ -n ${PID[dcgm]-} ]]; then
+      give_up dcgm "ran and told of no GPU"
+    else
+      degrade "told of no GPU any more"
+    fi
+    publish
+  fi
 }
 
 # ours PORT: does this port answer with our password and this run's name?
@@ -195,7 +276,20 @@ ours() {
     grep --quiet --fixed-strings "$IDENTITY"
 }
 
+# answers COMPONENT: does it answer as it should?
+answers() {
+  if [[ $1 == dcgm ]]; then
+    tells_of_gpus "${PORT[dcgm]}" --config "$SECRETS/curl.conf"
+    return
+  fi
+  ours "${PORT[$1]}"
+}
+
 declare -A PID PORT FAILED GONE
+declare -A PAGES=() # of a component: service=path, separated by spaces
+COMPONENTS=()       # what runs on this node
+OWN=()              # our exporters among it, which are one component
+OWN_OPTIONS=()
 
 # launch COMPONENT: start it on a port of its own, without waiting for it.
 launch() {
@@ -214,7 +308,7 @@ settle() {
   local component=$1 limit tries=0
   now
   limit=$(( NOW + 10 * 1000 ))
-  until ours "${PORT[$component]}"; do
+  until answers "$component"; do
     if ! kill -0 "${PID[$component]}" 2>/dev/null; then
       (( ++tries < 5 )) || return 1
       unset "PORT[$component]"
@@ -231,15 +325,18 @@ give_up() {
   tell component_gave_up component "\"$1\"" why "$JSON"
   GONE[$1]=1
   [[ -z ${PID[$1]-} ]] || stop "${PID[$1]}" 2
+  [[ $1 != dcgm ]] || degrade "$2"
 }
 
 publish() {
-  local line
+  local line component page
   printf -v line '\t%s' TARGETS "$NODE"
-  [[ -n ${GONE[node_exporter]-} ]] ||
-    line+=$'\t'"node=$TARGET_HOST:${PORT[node_exporter]}/metrics"
-  [[ -n ${GONE[exporters]-} ]] ||
-    line+=$'\t'"cgroup=$TARGET_HOST:${PORT[exporters]}/metrics"
+  for component in "${COMPONENTS[@]}"; do
+    [[ -z ${GONE[$component]-} ]] || continue
+    for page in ${PAGES[$component]}; do
+      line+=$'\t'"${page%%=*}=$TARGET_HOST:${PORT[$component]}${page#*=}"
+    done
+  done
   printf '%s\n' "${line#?}"
 }
 
@@ -282,7 +379,14 @@ cat >"$WORK/textfile/jobmeter.prom" <<END
 $IDENTITY
 END
 
-readonly COMPONENTS=(node_exporter exporters)
+COMPONENTS+=(node_exporter)
+PAGES[node_exporter]='node=/metrics'
+OWN=(cgroup)
+[[ $NODE != "$FIRST_NODE" ]] || OWN+=(queue)
+PAGES[exporters]=''
+for service in "${OWN[@]}"; do PAGES[exporters]+=" $service=/metrics/$service"; done
+choose_dcgm
+(( ${#OWN[@]} == 0 )) || COMPONENTS+=(exporters)
 for component in "${COMPONENTS[@]}"; do
   launch "$component" || give_up "$component" "its program is not on this node"
 done
@@ -298,4 +402,5 @@ while :; do
     break # end of input: the job is over, or its script is gone
   fi
   for component in "${COMPONENTS[@]}"; do supervise "$component"; done
+  watch_dcgm
 done
