@@ -21,6 +21,7 @@ demo: $(VENV)/.user
 test: lint
 	tools/install-test-packages.sh tests/cluster_packages.txt
 	@tools/get-prometheus-3.sh $(PROGRAMS)/prometheus-3 || true # says why not; the tests skip then
+	@tools/get-training-frameworks.sh $(PROGRAMS)/training $(BIN)/python || true # the same
 	$(BIN)/pytest
 
 test-truth: $(VENV)/.dev
