@@ -43,6 +43,7 @@ from jobmeter_exporters.nvidia_answers import Answers, GpuLost, Nvml
 from jobmeter_exporters.nvidia_devices import Choice, Gpu, Instance
 from jobmeter_exporters.nvidia_families import FAMILIES as FAMILIES
 from jobmeter_exporters.nvidia_gpm import Activity
+from jobmeter_exporters.nvidia_patience import Patience
 from jobmeter_exporters.nvidia_processes import Processes
 from jobmeter_exporters.nvidia_sampler import Sampler
 from jobmeter_exporters.nvidia_xid import Xids
@@ -132,6 +133,7 @@ class GpuUse(Collector):
         self._choice = choice
         self._clock = clock
         self._lock = threading.Lock()  # /metrics and /metrics/nvidia may be read at once
+        self._patience: Patience[tuple[Readings, list[str]]] = Patience()
         self._connected = False
         self._gpus: list[Gpu] = []
         self._missing: list[str] = []
@@ -151,7 +153,7 @@ class GpuUse(Collector):
         """Take the first samples, so that the first scrape has means since now."""
         try:
             with self._lock:
-                self._read([])
+                self._patience.run(self._read)
         except (ExporterError, NoData) as reason:
             logger.debug("nvidia: not yet: %s", reason)  # the first scrape says it
         if self._sampler is not None:
@@ -168,7 +170,7 @@ class GpuUse(Collector):
         if self._sampler is not None:
             self._sampler.stop()
         with self._lock:
-            if self._connected:
+            if self._connected and not self._patience.busy:
                 self._activity.close()
                 self._xids.close()
                 self._nvml.nvmlShutdown()
@@ -182,18 +184,19 @@ class GpuUse(Collector):
             ExporterError: There is no driver, or some GPU or value of it cannot be read; what can
                 be was yielded before.
         """
-        problems: list[str] = []
         with self._lock:
-            readings = self._read(problems)
+            readings, problems = self._patience.run(self._read)
         yield from to_metrics(readings, FAMILIES)
         if problems:
             raise ExporterError(
                 f"{'; '.join(problems)}; all else is complete, nvidia-smi may tell more"
             )
 
-    def _read(self, problems: list[str]) -> Readings:
+    def _read(self) -> tuple[Readings, list[str]]:
+        """Return what can be read, and what went wrong with the rest."""
         self._look()
         readings: Readings = {}
+        problems: list[str] = []
         if self._sampler is not None:
             self._sampler.drain()
         for gpu in self._gpus:
@@ -207,7 +210,7 @@ class GpuUse(Collector):
             readings[XID] = codes
         problems += self._missing
         problems += [f"GPU {gpu.index}: {why}" for gpu, why in self._lost.values()]
-        return readings
+        return readings, problems
 
     def _read_gpu(self, gpu: Gpu, into: Readings, problems: list[str]) -> None:
         answers = self._answers.setdefault(gpu.uuid, Answers(self._nvml, self._clock))
@@ -220,6 +223,7 @@ class GpuUse(Collector):
             self._xids.watch(answers, gpu)
         except GpuLost as lost:
             self._lost[gpu.uuid] = (gpu, str(lost))
+            self._activity.forget(gpu)
             self._due_s = min(self._due_s, self._clock() + TRY_AGAIN_S)
         else:
             merge(into, readings)
@@ -272,6 +276,8 @@ class GpuUse(Collector):
         except self._nvml.NVMLError as problem:
             words = WITHOUT_DRIVER.get(problem.value, "try nvidia-smi")
             raise ExporterError(f"NVML: {problem} ({problem.value}): {words}") from problem
+        for gpu, _ in self._lost.values():
+            self._xids.forget(gpu)
         self._lost.clear()
         self._gpus = nvidia_devices.chosen(gpus, self._choice)
         if not self._gpus and not self._missing:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -101,12 +101,19 @@ class Activity:
         kept.sample, kept.spare, kept.at_s = kept.spare, kept.sample, now
         return kept.means
 
+    def forget(self, gpu: Gpu) -> None:
+        """Begin anew with a GPU that was lost: its counters may, too."""
+        self._drop([key for key in self._kept if key[0] == gpu.uuid])
+
     def close(self) -> None:
         """Give the samples back."""
-        for kept in self._kept.values():
+        self._drop(list(self._kept))
+
+    def _drop(self, keys: Iterable[tuple[str, int]]) -> None:
+        for key in keys:
+            kept = self._kept.pop(key)
             self._nvml.nvmlGpmSampleFree(kept.sample)
             self._nvml.nvmlGpmSampleFree(kept.spare)
-        self._kept.clear()
 
     def _can(self, answers: Answers, gpu: Gpu) -> bool:
         if gpu.uuid in self._able:

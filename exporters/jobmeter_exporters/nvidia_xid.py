@@ -48,7 +48,7 @@ class Xids:
     def __init__(self, nvml: Nvml) -> None:
         self._nvml = nvml
         self._events: Handle = None
-        self._gpus: dict[int, Gpu] = {}
+        self._uuids: dict[int, str] = {}
         self._last: dict[str, int] = {}
 
     def watch(self, answers: Answers, gpu: Gpu) -> None:
@@ -57,26 +57,30 @@ class Xids:
         Raises:
             GpuLost: The GPU does not answer.
         """
-        if gpu.uuid in self._last:
+        if _address(gpu.handle) in self._uuids:
             return
         if self._events is None:
             self._events = answers.ask("events", self._nvml.nvmlEventSetCreate)
         if self._events is not None and answers.ask("XID events", self._register, gpu.handle):
-            self._gpus[_address(gpu.handle)] = gpu
-            self._last[gpu.uuid] = 0
+            self._uuids[_address(gpu.handle)] = gpu.uuid
+            self._last.setdefault(gpu.uuid, 0)
+
+    def forget(self, gpu: Gpu) -> None:
+        """Begin anew with a GPU that was lost; its last error stays."""
+        self._uuids = {at: uuid for at, uuid in self._uuids.items() if uuid != gpu.uuid}
 
     def drain(self) -> None:
         """Take in what happened since the last time, without waiting."""
-        if not self._gpus:
+        if not self._uuids:
             return
         for _ in range(MOST_EVENTS):
             try:
                 event = self._nvml.nvmlEventSetWait_v2(self._events, 0)
             except self._nvml.NVMLError:
                 return  # a timeout: no more; or a GPU is lost, which the GPU itself says better
-            gpu = self._gpus.get(_address(event.device))
-            if gpu is not None and event.eventType & CRITICAL_XID:
-                self._last[gpu.uuid] = int(event.eventData)
+            uuid = self._uuids.get(_address(event.device))
+            if uuid is not None and event.eventType & CRITICAL_XID:
+                self._last[uuid] = int(event.eventData)
 
     def readings(self, gpus: Iterable[Gpu], only_errors: bool = False) -> dict[Labels, float]:
         """Return the last code by labels, of those GPUs that are watched."""

@@ -1,13 +1,14 @@
 """Drivers, GPUs and values that are not there, or go away."""
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "nvml"))  # importlib mode leaves helpers alone
 
-from nvml_node import ALL_LINKS, H100, Node, build_library
+from nvml_node import ALL_LINKS, DEADLINE_S, H100, Node, build_library
 
 from jobmeter_exporters.nvidia import LOOK_AGAIN_S, TRY_AGAIN_S
 from jobmeter_exporters.nvidia_answers import ASK_AGAIN_S, Answers, GpuLost
@@ -188,6 +189,26 @@ def test_a_gpu_that_knows_no_field_at_all_is_not_asked_again(node):
         scrape = scraper.scrape()
         assert not [call for call in node.take_calls() if ".fields" in call]
     assert scrape.values("DCGM_FI_DEV_POWER_USAGE") == [600.123] * 4
+
+
+def test_a_driver_that_hangs_holds_no_scrape_and_what_comes_late_is_dropped(node):
+    with node.scraper(JOBMETER_TEST_LONGEST_S="0.1") as scraper:
+        node.say({"1.temperature": "hang"})
+        scrape, again = scraper.scrape(), scraper.scrape()
+        node.say({"1.temperature": "60"})
+        deadline = time.monotonic() + DEADLINE_S
+        while not (later := scraper.scrape()).success:
+            assert time.monotonic() < deadline
+    assert (scrape.success, scrape.lines) == (False, [])
+    assert "the driver does not answer" in scrape.log[0]
+    assert (again.lines, again.log) == ([], [])
+    assert len(later.values("DCGM_FI_DEV_GPU_TEMP")) == 4
+
+
+def test_a_driver_that_hangs_holds_no_end(node):
+    with node.scraper(JOBMETER_TEST_LONGEST_S="0.1") as scraper:
+        node.say({"*.power": "hang"})
+        assert not scraper.scrape().success
 
 
 def test_instances_that_come_later_are_found(node):

@@ -10,6 +10,8 @@
  *     2.all error 15               of every call for this GPU
  *     0/1.memory_used 1048576      of the second MIG device of GPU 0
  *
+ *     2.temperature hang           the call comes back when the line says something else
+ *
  * What has no line is NOT_SUPPORTED. JOBMETER_NVML_CALLS names a file that gets a line per question.
  * With OLD_DRIVER the symbols that came later are missing, and an unknown field spoils its batch.
  */
@@ -127,7 +129,8 @@ static ret look(const device *one, const char *key, char *value, size_t size) {
 
 static ret number(const device *one, const char *key, u64 *out) {
     char value[LONGEST];
-    ret code = look(one, key, value, sizeof value);
+    ret code;
+    while (!(code = look(one, key, value, sizeof value)) && !strcmp(value, "hang")) usleep(1000);
     if (code == SUCCESS) *out = strtoull(value, NULL, 0);
     return code;
 }

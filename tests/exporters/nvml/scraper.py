@@ -26,13 +26,15 @@ time.monotonic = CLOCK  # before the import: it is a default there
 
 from prometheus_client import CollectorRegistry, generate_latest  # noqa: E402
 
-from jobmeter_exporters import nvidia, nvidia_sampler  # noqa: E402
+from jobmeter_exporters import nvidia, nvidia_patience, nvidia_sampler  # noqa: E402
 from jobmeter_exporters.__main__ import parse  # noqa: E402
 from jobmeter_exporters.watched import Watched  # noqa: E402
 
 
 def main():
     socket.gethostname = lambda: "n1"
+    if "JOBMETER_TEST_LONGEST_S" in os.environ:
+        nvidia_patience.LONGEST_S = float(os.environ["JOBMETER_TEST_LONGEST_S"])
     samplers = []
     nvidia_sampler.Sampler.start = lambda sampler: samplers.append(sampler)
     log = []
