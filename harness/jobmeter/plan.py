@@ -17,7 +17,7 @@ from jobmeter.manifest import Placement, PlannedTarget
 from jobmeter.quantities import duration_s
 from jobmeter.site import PortRange, Programs, SiteProfile
 from jobmeter.spec import JobSpec, Phase
-from jobmeter.templating import Names, ShellText, expand, quoted
+from jobmeter.templating import Names, ShellText, expand, path_word, quoted
 from jobmeter.workload import numbers_of
 
 USERNAME = "jobmeter"
@@ -439,25 +439,7 @@ def _result_files(spec: JobSpec, context: Context, phase: Phase, key: str) -> tu
                 f"{where}: two files are called {name!r} and would be kept in one folder; "
                 "rename one"
             )
-    return tuple(_path_word(path) for path in paths)
-
-
-_VARIABLE = re.compile(r"\$(?:(?P<bare>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\w*)\})", re.ASCII)
-
-
-def _path_word(path: str) -> ShellText:
-    """Return a path as one word of the shell: nothing in it is special but names of variables.
-
-    >>> print(_path_word("$SCRATCH/a b*.json"))
-    "${SCRATCH-}"'/a b*.json'
-    """
-    word, rest = "", 0
-    for match in _VARIABLE.finditer(path):
-        if match.start() > rest:
-            word += quoted(path[rest : match.start()])
-        word += f'"${{{match["bare"] or match["braced"]}-}}"'
-        rest = match.end()
-    return ShellText(word + (quoted(path[rest:]) if path[rest:] else ""))
+    return tuple(path_word(path) for path in paths)
 
 
 def _payload_targets(spec: JobSpec, context: Context) -> tuple[PayloadTarget, ...]:

@@ -6,6 +6,7 @@ for the shell.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +26,24 @@ class ShellText(str):
     """Text that the shell shall expand, such as ``${JOBMETER_PORT_X}``."""
 
     __slots__ = ()
+
+
+_VARIABLE = re.compile(r"\$(?:(?P<bare>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\w*)\})", re.ASCII)
+
+
+def path_word(path: str) -> ShellText:
+    """Return a path as one word of the shell: nothing in it is special but names of variables.
+
+    >>> print(path_word("$SCRATCH/a b*.json"))
+    "${SCRATCH-}"'/a b*.json'
+    """
+    word, rest = "", 0
+    for match in _VARIABLE.finditer(path):
+        if match.start() > rest:
+            word += quoted(path[rest : match.start()])
+        word += f'"${{{match["bare"] or match["braced"]}-}}"'
+        rest = match.end()
+    return ShellText(word + (quoted(path[rest:]) if path[rest:] else ""))
 
 
 def template_folder(name: str) -> Path:
