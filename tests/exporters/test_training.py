@@ -507,3 +507,17 @@ def test_the_log_is_quiet(monitors, caplog):
     assert [record.message.split(" on ")[0] for record in caplog.records] == [
         "metrics of the training"
     ]
+
+
+def test_the_announcement_of_a_successor_stays(job, monitors):
+    """As after a restart by torchrun, when the first process ends late."""
+    first, second = monitors(), monitors()
+    first.close()
+    said = json.loads((job / "endpoints" / "training@n1.json").read_text())
+    assert said["port"] == second.port
+
+
+def test_another_number_of_experts_is_refused(monitor):
+    monitor.record_experts([1, 2])
+    with pytest.raises(ValueError, match="3 experts in a layer that had 2"):
+        monitor.record_experts([1, 2, 3])

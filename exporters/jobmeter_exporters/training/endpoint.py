@@ -105,6 +105,7 @@ class Endpoint:
         self.where = where
         self._collectors = {"training": collector}
         self._complained: set[str] = set()
+        self._announced = ""
         self._server = self._serve()
         if self._server is not None:
             self._announce(self._server.port)
@@ -130,10 +131,12 @@ class Endpoint:
             server.server_close()
 
     def withdraw(self) -> None:
-        """Take the announcement back."""
-        if self.where.announcement is not None:
+        """Take the announcement back, unless a process that took our place has written its own."""
+        path = self.where.announcement
+        if path is not None:
             with suppress(OSError):
-                self.where.announcement.unlink()
+                if path.read_text() == self._announced:
+                    path.unlink()
 
     def forget(self) -> None:
         """Let go of the parent's socket, in a child: the port is not its own."""
@@ -160,7 +163,7 @@ class Endpoint:
         if self.where.announcement is None:
             return
         host = self.where.settings.host
-        text = json.dumps(
+        said = json.dumps(
             {
                 "schema": SCHEMA,
                 "service": self.where.service,
@@ -175,7 +178,8 @@ class Endpoint:
                 "pid": os.getpid(),
             }
         )
-        self._replace(self.where.announcement, f"{text}\n")
+        self._announced = f"{said}\n"
+        self._replace(self.where.announcement, self._announced)
 
     def _replace(self, path: Path, text: str) -> None:
         draft = path.with_name(f".{path.name}.{os.getpid()}")

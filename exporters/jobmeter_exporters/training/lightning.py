@@ -219,7 +219,7 @@ class _Marks:
 def _loss(outputs: Lightning, accumulated: int) -> Lightning:
     """Return the loss of the batch; Lightning has divided it by the number that it accumulates."""
     loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-    return None if loss is None else loss * accumulated
+    return loss if loss is None or accumulated == 1 else loss * accumulated
 
 
 def _learning_rate(trainer: Lightning) -> float | None:

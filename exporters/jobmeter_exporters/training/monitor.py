@@ -184,6 +184,9 @@ class TrainingMonitor(Collector):
         Args:
             tokens: One number per expert, or a tensor of them; each layer always as many.
             layer: Which layer of the model.
+
+        Raises:
+            ValueError: The layer had another number of experts before.
         """
         with self._lock:
             self._experts.add(str(layer), tokens)

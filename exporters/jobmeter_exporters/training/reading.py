@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
@@ -35,12 +36,20 @@ def read(value: Number) -> float | None:
 
 
 def add(sums: Counts | None, counts: Counts) -> Counts:
-    """Return ``sums`` and ``counts`` added up; what is on a device is added there."""
+    """Return ``sums`` and ``counts`` added up; what is on a device is added there.
+
+    Raises:
+        ValueError: They are not equally many.
+    """
     if hasattr(counts, "detach"):
         # A copy, in 64 bits: the caller may use its buffer again, and sums grow.
         now = counts.detach().clone().long()
         return now if sums is None else sums + now
-    return list(counts) if sums is None else [a + b for a, b in zip(sums, counts, strict=True)]
+    if sums is None:
+        return list(counts)
+    if len(sums) != len(counts):
+        raise ValueError(f"{len(counts)} experts in a layer that had {len(sums)}")
+    return list(map(operator.add, sums, counts))
 
 
 def read_counts(counts: Counts) -> list[float]:
