@@ -100,12 +100,12 @@ class Command:
         self._undead: subprocess.Popen[bytes] | None = None
         self._cancelled = False
 
-    def run(self, command: Sequence[str], env: Mapping[str, str] | None = None) -> Done:
+    def run(self, command: Sequence[str], env: Mapping[str, str | None] | None = None) -> Done:
         """Run a program to its end.
 
         Args:
             command: Its name, looked up on PATH, and its arguments.
-            env: Added to the environment.
+            env: Added to the environment; None takes a variable out of it.
 
         Raises:
             TooMuchOutput: It printed more than ``most_bytes``.
@@ -146,7 +146,7 @@ class Command:
                 _kill_group(self._running)
 
     def _start(
-        self, command: Sequence[str], env: Mapping[str, str] | None
+        self, command: Sequence[str], env: Mapping[str, str | None] | None
     ) -> subprocess.Popen[bytes]:
         with self._lock:
             if self._cancelled:
@@ -157,7 +157,7 @@ class Command:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
-                    env={**os.environ, "LC_ALL": "C", **(env or {})},
+                    env=_environment(env or {}),
                     start_new_session=True,
                 )
             except FileNotFoundError as cause:
@@ -170,11 +170,11 @@ class Command:
 
     def _read(
         self, process: subprocess.Popen[bytes], deadline: float
-    ) -> tuple[bytes, bytes] | None:
+    ) -> tuple[bytearray, bytearray] | None:
         """Return stdout and stderr, a little more than ``most_bytes`` at most; None if too late."""
         assert process.stdout is not None  # noqa: S101 - for the type checker
         assert process.stderr is not None  # noqa: S101
-        outputs = {process.stdout.fileno(): b"", process.stderr.fileno(): b""}
+        outputs = {process.stdout.fileno(): bytearray(), process.stderr.fileno(): bytearray()}
         with selectors.DefaultSelector() as selector:
             for descriptor in outputs:
                 selector.register(descriptor, selectors.EVENT_READ)
@@ -217,6 +217,11 @@ class Command:
             self._undead = process
             return False
         return True
+
+
+def _environment(changes: Mapping[str, str | None]) -> dict[str, str]:
+    changed = {**os.environ, "LC_ALL": "C", **changes}
+    return {name: value for name, value in changed.items() if value is not None}
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

@@ -17,6 +17,7 @@ EXPORTERS = {
     "gateway": "jobmeter_exporters.gateway",
     "hl-smi": "jobmeter_exporters.hl_smi",
     "nvidia": "jobmeter_exporters.nvidia",
+    "queue": "jobmeter_exporters.slurm_queue",
 }
 """Their modules, which are imported when their names are asked for, and import what only they need
 (a driver's library) when they are built."""

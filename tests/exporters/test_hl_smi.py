@@ -1,6 +1,7 @@
 """Gaudi devices through a programmable hl-smi, in a collector that runs as it does in a job."""
 
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -114,6 +115,11 @@ def check_golden(registry):
 
 def test_golden(answers, running):
     check_golden(running().registry)
+
+
+@pytest.mark.prometheus
+def test_the_exposition_passes_promtool():
+    subprocess.run(["promtool", "check", "metrics"], input=GOLDEN.read_bytes(), check=True)
 
 
 def test_a_header_and_units_make_no_difference(answers, running):
