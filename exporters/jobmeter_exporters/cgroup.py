@@ -27,8 +27,9 @@ NFS, the page cache, a pipe; not what they map into memory, and not recv(2) and 
 what of a network file system is in it depends on its client. The last two come from
 ``/proc/<pid>/io`` of each process and are lower bounds: what happens between the last look and the
 end of a process is lost, unless its parent belongs to the job and waits for it. They never go down.
-Up to 256 processes are followed; where a job has more than 48 groups on the node, new processes are
-looked for in 48 of them at a scrape, in turns.
+Up to 256 processes are followed; where a job has more than 48 groups on the node, no more than 48
+of them are asked for new processes at a scrape, new groups first, so that what a process did may be
+counted some scrapes late.
 
 **Steps and tasks.** ``--cgroup-steps`` says how much of them is told: ``off``, ``steps`` (the
 default), ``tasks``. A step costs four series and 0.05 ms a scrape, and a job seldom has more than

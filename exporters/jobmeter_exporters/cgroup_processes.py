@@ -7,7 +7,10 @@ from typing import NamedTuple
 from jobmeter_exporters import kernel_text
 
 MOST_LISTS = 48
-"""Lists read in one scrape: at 10 (v2) to 35 µs (v1) each, those of 128 tasks would cost it all."""
+"""Lists read in one scrape, at 10 (v2) to 40 µs (v1) each: those of 128 tasks cost too much."""
+
+SEEN_LISTS = 16
+"""Of those, when they are more, how many are of groups that have been looked at before."""
 
 
 class Processes(NamedTuple):
@@ -32,19 +35,28 @@ class Processes(NamedTuple):
 
 
 class ProcessLists:
-    """Reads ``cgroup.procs``: of all groups where they are few, else of some in turns."""
+    """Reads ``cgroup.procs``: of all groups where they are few, else of new ones, and in turns."""
 
     def __init__(self) -> None:
-        self._next = 0
+        self._seen: dict[str, None] = {}  # those looked at longest ago are first
 
     def read(self, groups: list[str]) -> Processes:
         """Return the processes of ``groups``, those of groups below them not included."""
-        begin = self._next if len(groups) > MOST_LISTS and self._next < len(groups) else 0
-        chosen = groups[begin : begin + MOST_LISTS]
-        self._next = begin + len(chosen)
+        chosen = self._choose(groups)
         by_group = {}
         for group in chosen:
             text = kernel_text.read(f"{group}/cgroup.procs")
             if text is not None:
                 by_group[group] = [int(word) for word in text.split() if word.isdecimal()]
         return Processes(chosen, by_group, len(chosen) == len(groups))
+
+    def _choose(self, groups: list[str]) -> list[str]:
+        if len(groups) <= MOST_LISTS:
+            self._seen.clear()
+            return groups
+        there = set(groups)
+        new = [group for group in groups if group not in self._seen]
+        seen = [group for group in self._seen if group in there]
+        chosen = new[: MOST_LISTS - SEEN_LISTS] + seen[:SEEN_LISTS]
+        self._seen = dict.fromkeys([*seen[SEEN_LISTS:], *chosen])
+        return chosen

@@ -130,12 +130,25 @@ def test_of_very_many_groups_some_are_asked_for_their_processes_at_a_scrape(
     assert whole >= 1000
     assert groups >= 2
     monkeypatch.setattr(cgroup_processes, "MOST_LISTS", 2)
+    monkeypatch.setattr(cgroup_processes, "SEEN_LISTS", 1)
     with cgroup.from_settings(node.settings) as collector:
-        seen = [value_of(collector, "job_syscall_read_bytes_total") for _ in range(8)]
+        seen = [value_of(collector, "job_syscall_read_bytes_total") for _ in range(12)]
         assert value_of(collector, "job_processes") is None
         assert value_of(collector, "job_cpu_seconds_total") == 2.5
     assert seen[-1] == whole
     assert seen[0] != whole
+
+
+def test_every_group_is_asked_again_and_those_that_went_are_forgotten(tmp_path):
+    groups = [str(tmp_path / str(number)) for number in range(200)]
+    lists = cgroup_processes.ProcessLists()
+    asked = [lists.read(groups).looked_at for _ in range(30)]
+    assert len(asked[-1]) == cgroup_processes.SEEN_LISTS
+    assert max(map(len, asked)) <= cgroup_processes.MOST_LISTS
+    assert {group for some in asked for group in some} == set(groups)
+    assert {group for some in asked[-13:] for group in some} == set(groups)
+    assert set(lists.read(groups[:100]).looked_at) <= set(groups[:100])
+    assert lists.read(groups[:48]).complete
 
 
 def value_of(collector, name, **labels):
