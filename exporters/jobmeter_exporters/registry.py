@@ -16,6 +16,7 @@ EXPORTERS = {
     "cgroup": "jobmeter_exporters.cgroup",
     "gateway": "jobmeter_exporters.gateway",
     "hl-smi": "jobmeter_exporters.hl_smi",
+    "logs": "jobmeter_exporters.logs",
     "nvidia": "jobmeter_exporters.nvidia",
     "queue": "jobmeter_exporters.slurm_queue",
 }
