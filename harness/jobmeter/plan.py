@@ -7,17 +7,24 @@ testing and submitting all see the same thing.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobmeter.errors import SiteError, SpecError
+from jobmeter.errors import SiteError
 from jobmeter.manifest import Placement, PlannedTarget
+from jobmeter.payload import (
+    PayloadTarget,
+    Placeholders,
+    PlannedPhase,
+    phases_of,
+    port_variable,
+    targets_of,
+)
 from jobmeter.quantities import duration_s
 from jobmeter.site import PortRange, Programs, SiteProfile
-from jobmeter.spec import JobSpec, Phase
-from jobmeter.templating import Names, ShellText, expand, path_word, quoted
+from jobmeter.spec import JobSpec
+from jobmeter.templating import quoted
 from jobmeter.workload import numbers_of
 
 USERNAME = "jobmeter"
@@ -131,32 +138,6 @@ DCGM_PORT = 9400
 """Where dcgm-exporter listens unless it is told otherwise."""
 DCGM_WATCH_S = 15
 """How often it is looked whether it still tells of GPUs."""
-
-
-@dataclass(frozen=True)
-class PayloadTarget:
-    """One endpoint of the payload, as text for the shell: host and port may hold ``${...}``."""
-
-    service: str
-    scheme: str
-    host: str
-    port: str
-    path: str
-
-
-@dataclass(frozen=True)
-class PlannedPhase:
-    """One phase: its name, its shell command and its result files, placeholders filled.
-
-    Args:
-        name: From the job file.
-        command: For ``bash -c``.
-        results: Paths, each as one word of the shell in which variables are expanded.
-    """
-
-    name: str
-    command: str
-    results: tuple[ShellText, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -283,6 +264,13 @@ def make_plan(spec: JobSpec, site_name: str, site: SiteProfile, context: Context
     if not slurm:
         _check_local(spec, site_name, context)
     single_node = spec.resources.nodes == 1
+    placeholders = Placeholders(
+        job_file=context.job_file,
+        ports=tuple(spec.ports),
+        python=context.python,
+        job_dir=context.job_dir,
+        nodes=spec.resources.nodes,
+    )
     return Plan(
         run_id=context.run_id,
         run_dir=context.run_dir,
@@ -314,9 +302,9 @@ def make_plan(spec: JobSpec, site_name: str, site: SiteProfile, context: Context
         node_exporter_options=NODE_EXPORTER_OPTIONS,
         node_targets=tuple(NODE_TARGETS[name] for name in _exporters(spec)),
         found_exporters=FOUND_EXPORTERS if spec.monitoring.exporters == "auto" else (),
-        payload_targets=_payload_targets(spec, context),
-        port_names=tuple(_port_variable(name) for name in spec.ports),
-        phases=_phases(spec, context),
+        payload_targets=targets_of(spec, placeholders),
+        port_names=tuple(port_variable(name) for name in spec.ports),
+        phases=phases_of(spec, placeholders),
         workload=numbers_of(spec.workload, spec.resources.nodes, spec.resources.gpus_per_node),
     )
 
@@ -393,77 +381,3 @@ def _devices_of_step(spec: JobSpec, site: SiteProfile) -> list[str]:
 def _exporters(spec: JobSpec) -> Sequence[str]:
     exporters = spec.monitoring.exporters
     return AUTO if isinstance(exporters, str) else tuple(dict.fromkeys(exporters))
-
-
-def _port_variable(name: str) -> str:
-    return f"JOBMETER_PORT_{name.upper()}"
-
-
-def _placeholders(spec: JobSpec, context: Context, where: str) -> Mapping[str, object]:
-    ports = {name: ShellText(f"${{{_port_variable(name)}}}") for name in spec.ports}
-    return {
-        "ports": Names("port", ports, where),
-        "services": Names("service", {}, where),
-        "python": context.python,
-        "job_dir": str(context.job_dir),
-        "nodes": spec.resources.nodes,
-    }
-
-
-def _phases(spec: JobSpec, context: Context) -> tuple[PlannedPhase, ...]:
-    if spec.run is not None:
-        return (PlannedPhase("run", _command(spec, context, spec.run, "run")),)
-    return tuple(
-        PlannedPhase(
-            phase.name,
-            _command(spec, context, phase.run, f"phases[{i}].run"),
-            _result_files(spec, context, phase, f"phases[{i}].results"),
-        )
-        for i, phase in enumerate(spec.phases)
-    )
-
-
-def _command(spec: JobSpec, context: Context, text: str, key: str) -> str:
-    where = f"{context.job_file}: {key}"
-    return expand(text, _placeholders(spec, context, where), where, for_shell=True)
-
-
-def _result_files(spec: JobSpec, context: Context, phase: Phase, key: str) -> tuple[ShellText, ...]:
-    where = f"{context.job_file}: {key}"
-    values = _placeholders(spec, context, where)
-    paths = [expand(path, values, where, for_shell=False) for path in phase.results]
-    names = [path.rpartition("/")[2] for path in paths]
-    for name in names:
-        if names.count(name) > 1:
-            raise SpecError(
-                f"{where}: two files are called {name!r} and would be kept in one folder; "
-                "rename one"
-            )
-    return tuple(path_word(path) for path in paths)
-
-
-def _payload_targets(spec: JobSpec, context: Context) -> tuple[PayloadTarget, ...]:
-    targets = []
-    for service, url in spec.metrics.items():
-        where = f"{context.job_file}: metrics.{service}"
-        text = expand(url, _placeholders(spec, context, where), where, for_shell=False)
-        targets.append(_payload_target(service, text, where))
-    return tuple(targets)
-
-
-_URL = re.compile(
-    r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9.-]+):(?P<port>\d+|\$\{JOBMETER_PORT_[A-Z0-9_]+\})"
-    r"(?P<path>/[\w./%=&?-]*)?"
-)
-
-
-def _payload_target(service: str, url: str, where: str) -> PayloadTarget:
-    match = _URL.fullmatch(url)
-    if match is None:
-        raise SpecError(
-            f"{where}: {url!r} is not a metrics address; write 'http://localhost:PORT/metrics', "
-            "with a number or '{{ ports.NAME }}' as PORT"
-        )
-    return PayloadTarget(
-        service, match["scheme"], match["host"], match["port"], match["path"] or "/metrics"
-    )

@@ -1,0 +1,147 @@
+"""What a job file says of its payload, made ready: commands, result files, endpoints, ports."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobmeter.errors import SpecError
+from jobmeter.spec import JobSpec, Phase
+from jobmeter.templating import Names, ShellText, expand, path_word
+
+
+@dataclass(frozen=True)
+class PayloadTarget:
+    """One endpoint of the payload, as text for the shell: host and port may hold ``${...}``."""
+
+    service: str
+    scheme: str
+    host: str
+    port: str
+    path: str
+
+
+@dataclass(frozen=True)
+class PlannedPhase:
+    """One phase: its name, its shell command and its result files, placeholders filled.
+
+    Args:
+        name: From the job file.
+        command: For ``bash -c``.
+        results: Paths, each as one word of the shell in which variables are expanded.
+    """
+
+    name: str
+    command: str
+    results: tuple[ShellText, ...] = ()
+
+
+@dataclass(frozen=True)
+class Placeholders:
+    """What placeholders of one job file may name.
+
+    Args:
+        job_file: As given, for messages.
+        ports: Names of its ports.
+        python: The interpreter that runs jobmeter.
+        job_dir: Folder of the job file, absolute.
+        nodes: How many the job has.
+    """
+
+    job_file: str
+    ports: tuple[str, ...]
+    python: str
+    job_dir: Path
+    nodes: int
+
+    def where(self, key: str) -> str:
+        """Return how messages call the place of a key."""
+        return f"{self.job_file}: {key}"
+
+    def filled(self, text: str, key: str, *, for_shell: bool) -> str:
+        """Return the text of a key with its placeholders filled.
+
+        Raises:
+            SpecError: one is malformed or names something unknown.
+        """
+        where = self.where(key)
+        ports = {name: ShellText(f"${{{port_variable(name)}}}") for name in self.ports}
+        values = {
+            "ports": Names("port", ports, where),
+            "services": Names("service", {}, where),
+            "python": self.python,
+            "job_dir": str(self.job_dir),
+            "nodes": self.nodes,
+        }
+        return expand(text, values, where, for_shell=for_shell)
+
+
+def port_variable(name: str) -> str:
+    """Return the variable that holds a port of the job file.
+
+    >>> port_variable("train")
+    'JOBMETER_PORT_TRAIN'
+    """
+    return f"JOBMETER_PORT_{name.upper()}"
+
+
+def phases_of(spec: JobSpec, placeholders: Placeholders) -> tuple[PlannedPhase, ...]:
+    """Return every phase, of which a command alone is one.
+
+    Raises:
+        SpecError: a placeholder is wrong, or two result files would be one.
+    """
+    if spec.run is not None:
+        return (PlannedPhase("run", placeholders.filled(spec.run, "run", for_shell=True)),)
+    return tuple(
+        PlannedPhase(
+            phase.name,
+            placeholders.filled(phase.run, f"phases[{i}].run", for_shell=True),
+            _result_files(phase, placeholders, f"phases[{i}].results"),
+        )
+        for i, phase in enumerate(spec.phases)
+    )
+
+
+def _result_files(phase: Phase, placeholders: Placeholders, key: str) -> tuple[ShellText, ...]:
+    paths = [placeholders.filled(path, key, for_shell=False) for path in phase.results]
+    names = [path.rpartition("/")[2] for path in paths]
+    for name in names:
+        if names.count(name) > 1:
+            raise SpecError(
+                f"{placeholders.where(key)}: two files are called {name!r} and would be kept in "
+                "one folder; rename one"
+            )
+    return tuple(path_word(path) for path in paths)
+
+
+_URL = re.compile(
+    r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9.-]+):(?P<port>\d+|\$\{JOBMETER_PORT_[A-Z0-9_]+\})"
+    r"(?P<path>/[\w./%=&?-]*)?"
+)
+
+
+def targets_of(spec: JobSpec, placeholders: Placeholders) -> tuple[PayloadTarget, ...]:
+    """Return every endpoint of the payload.
+
+    Raises:
+        SpecError: a placeholder or an address is wrong.
+    """
+    return tuple(
+        _target(service, url, placeholders, f"metrics.{service}")
+        for service, url in spec.metrics.items()
+    )
+
+
+def _target(service: str, url: str, placeholders: Placeholders, key: str) -> PayloadTarget:
+    text = placeholders.filled(url, key, for_shell=False)
+    match = _URL.fullmatch(text)
+    if match is None:
+        raise SpecError(
+            f"{placeholders.where(key)}: {text!r} is not a metrics address; write "
+            "'http://localhost:PORT/metrics', with a number or '{{ ports.NAME }}' as PORT"
+        )
+    return PayloadTarget(
+        service, match["scheme"], match["host"], match["port"], match["path"] or "/metrics"
+    )
