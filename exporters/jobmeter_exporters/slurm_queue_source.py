@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 from jobmeter_exporters import slurm_queue_answers as answers
 from jobmeter_exporters.errors import ExporterError, TooMuchOutput
 from jobmeter_exporters.families import Labels
-from jobmeter_exporters.polled import Command, Done
+from jobmeter_exporters.polled import Command
 from jobmeter_exporters.slurm_queue_probe import IMPORTED
 from jobmeter_exporters.slurm_queue_state import Job, NodeGroup
 
@@ -63,7 +63,7 @@ class Program(Generic[Answer]):
             form = self._formats[0]
             arguments, parse = self._ways[form]
             try:
-                return form, parse(self._ask(arguments))
+                return form, parse(self._ask(form, arguments))
             except NotUsable:
                 if len(self._formats) == 1:
                     raise
@@ -76,12 +76,14 @@ class Program(Generic[Answer]):
                     f"{problem}; it is asked for {self._formats[0]} from the next reading on"
                 ) from problem
 
-    def _ask(self, arguments: Sequence[str]) -> str:
-        name = arguments[0]
+    def _ask(self, form: str, arguments: Sequence[str]) -> str:
         done = self._command.run(arguments, _environment())
         if done.status == 0:
             return done.stdout
-        raise _failure(name, done)
+        said = f"{arguments[0]} ended with {done.status} and says {done.complaint!r}"
+        if form == "json" and _UNKNOWN_OPTION.search(done.stderr):
+            raise NotUsable(f"{said}; give --queue-source text")
+        raise ExporterError(f"{said}; is slurm.conf here, and is the controller up?")
 
 
 class Slurm:
@@ -145,14 +147,6 @@ class Slurm:
         if done.status != 0:
             raise ExporterError(f"pyslurm says {done.complaint!r}; is the controller up?")
         return answers.jobs_from_json(answer), answers.nodes_from_json(answer)
-
-
-def _failure(name: str, done: Done) -> ExporterError:
-    """Return what a program's failure means: it does not know the option, or something else."""
-    said = f"{name} ended with {done.status} and says {done.complaint!r}"
-    if _UNKNOWN_OPTION.search(done.stderr):
-        return NotUsable(f"{said}; ask for text by --queue-source text")
-    return ExporterError(f"{said}; is the controller up?")
 
 
 def _environment() -> dict[str, str | None]:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -101,6 +102,32 @@ def test_cancelling_kills_what_runs_and_lets_nothing_start(tmp_path, monkeypatch
     assert statuses == [-9]
     with pytest.raises(CommandError, match="this process ends"):
         command.run(shell("true"))
+
+
+def test_while_a_killed_one_is_not_gone_no_other_is_started():
+    command = Command(DEADLINE_S)
+    # Stands for one that the kernel cannot end before its driver answers.
+    with subprocess.Popen(shell("exec sleep 600")) as left:
+        command._undead = left
+        with pytest.raises(CommandError, match=rf"process {left.pid} was killed and is not gone"):
+            command.run(shell("true"))
+        left.kill()
+        left.wait(DEADLINE_S)
+        assert command.run(shell("true")).status == 0
+
+
+def test_one_that_does_not_end_when_it_is_killed_is_said(monkeypatch):
+    class Undead(subprocess.Popen):
+        def wait(self, timeout=None):
+            if timeout is not None:
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            return super().wait()
+
+    monkeypatch.setattr(subprocess, "Popen", Undead)
+    command = Command(0.2)
+    with pytest.raises(CommandError, match=r"took more than 0.2 s and was killed, and is not gone"):
+        command.run(shell("exec sleep 600"))
+    command._undead.wait()
 
 
 class Source:
