@@ -16,6 +16,9 @@ from jobmeter_exporters.process_text import IoCounts
 MOST_PROCESSES = 256
 """Of which each costs a descriptor, and about 4 µs a scrape."""
 
+MOST_REMEMBERED = 10_000
+"""Of those that were too many: then those that have ended are forgotten."""
+
 FAMILIES = (
     "job_syscall_read_bytes_total",
     "job_syscall_write_bytes_total",
@@ -63,6 +66,8 @@ class ProcessIo:
         self._most = _affordable() if most is None else most
         self._followed: dict[int, _Followed] = {}
         self._kept = {True: [0] * len(FAMILIES), False: [0] * len(FAMILIES)}
+        # Not followed later either: what of its ended children was kept would count twice.
+        self._too_many: set[int] = set()
         self._highest: list[int] | None = None
 
     def read(self, sides: Mapping[int, bool]) -> Readings:
@@ -93,13 +98,16 @@ class ProcessIo:
         """Open what is new; return how many live processes that did not work for."""
         left_out = 0
         new: dict[int, _Followed] = {}
-        for pid in sides.keys() - self._followed.keys():
-            room = len(self._followed) + len(new) < self._most
-            one = self._open(pid, sides[pid]) if room else None
+        for pid in sorted(sides.keys() - self._followed.keys()):
+            if len(self._followed) + len(new) >= self._most:
+                self._too_many.add(pid)
+            one = None if pid in self._too_many else self._open(pid, sides[pid])
             if one is not None:
                 new[pid] = one
             elif pid == 0 or self._is_users(pid):
                 left_out += 1
+        if len(self._too_many) > MOST_REMEMBERED:
+            self._too_many = {pid for pid in self._too_many if self._is_users(pid)}
         if not new:
             return left_out
         for pid, one in sorted(new.items(), key=_age):

@@ -138,6 +138,17 @@ def test_one_too_many_is_counted_as_left_out(script, follower):
     assert io.read({script.pid: True, 0: True})["job_processes_without_io"] == 1
 
 
+def test_one_too_many_is_not_followed_later_when_its_children_are_counted_already(script, follower):
+    io = follower(most=1)
+    child = script.do(f'out = fork("{TAKE}; wait_for_end()")')
+    until(lambda: reads_of(child) >= MEGABYTE)
+    before = read(io, child)
+    assert read(io, child, script.pid) == before
+    script.do(f"os.kill({child}, 9); os.waitpid({child}, 0)")
+    assert reads_of(script.pid) >= MEGABYTE
+    assert read(io, script.pid) == before
+
+
 def test_nothing_readable_is_absent_and_not_zero(follower):
     readings = follower().read({0: True})
     assert readings == {"job_processes_without_io": 1}
