@@ -84,7 +84,8 @@ class ProcessIo:
         ended, refused = self._look()
         self._settle(ended)
         readings: Readings = {"job_processes_without_io": float(unreadable + refused)}
-        if self._highest is not None or any(one.payload for one in self._followed.values()):
+        told = (one.payload and one.counts is not NOTHING for one in self._followed.values())
+        if self._highest is not None or any(told):
             readings |= dict(zip(FAMILIES, self._rising(self._sums()), strict=True))
         return readings
 
