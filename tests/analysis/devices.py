@@ -8,6 +8,8 @@ from attempts import T0
 from replay import Page, blocks_from, samples_from
 
 from jobmeter.window import Window
+from jobmeter_analysis.engine import analyze_recording
+from jobmeter_analysis.sources.prometheus_folder import PrometheusFolder
 
 GPUS = ("0", "1", "2", "3")
 MIB = 2**20
@@ -203,6 +205,11 @@ def merged(*samples: dict) -> dict:
 def samples(page_at, node="n1", job="nvidia"):
     """Return the samples of one exporter, for ``attempts.write_blocks``."""
     return samples_from(timed(page_at), labels(node, job))
+
+
+def analyzed(folder, window=WINDOW):
+    """Return the analysis of a data folder."""
+    return analyze_recording(PrometheusFolder(folder), window, "replay")
 
 
 def rows(analysis, kpi: str, scope: str | None = None, phase: str | None = None):

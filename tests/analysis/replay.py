@@ -30,6 +30,7 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "expositions"
 Texts = Callable[[float], "str | None"] | Sequence["str | None"]
 """By seconds since the first answer, or one after the other (the last again and again).
 ``None`` is an answer of 503."""
+STEP_MS = 5000
 SampleKey = tuple[str, tuple[tuple[str, str], ...]]
 
 
@@ -342,6 +343,12 @@ def samples_from(texts: Sequence[tuple[int, str | None]], labels: Mapping[str, s
         for one in parse_exposition(text).samples if text is not None else ():
             store(one.name, one.labels, at, one.value)
     return found
+
+
+def scraped(pages: Sequence[Page]) -> list[tuple[int, str]]:
+    """Return pages as scraped every ``STEP_MS`` from ``T0`` on; before and after nothing moves."""
+    every = [pages[0], *pages, pages[-1]]
+    return [(attempts.T0 + (at - 1) * STEP_MS, page.text) for at, page in enumerate(every)]
 
 
 def blocks_from(

@@ -15,6 +15,7 @@ from devices import (
     WINDOW,
     XID_AFTER,
     XID_BEFORE,
+    analyzed,
     everything,
     gb200,
     habanalabs,
@@ -29,17 +30,11 @@ from kpi_rows import holds
 from replay import Page, replayed
 
 from jobmeter_analysis.catalogue import UNITS, load_catalogue
-from jobmeter_analysis.engine import analyze_recording
-from jobmeter_analysis.sources.prometheus_folder import PrometheusFolder
 from jobmeter_analysis.vocabulary import load_vocabulary
 
 pytestmark = pytest.mark.prometheus
 
 GROUPS = ("gpu", "gpu-instance", "hpu", "energy")
-
-
-def analyzed(folder, window=WINDOW):
-    return analyze_recording(PrometheusFolder(folder), window, "replay")
 
 
 def analyzed_samples(found, folder):

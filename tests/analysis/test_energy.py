@@ -4,25 +4,31 @@ import math
 
 import pytest
 from attempts import RUN_ID, STACK, T0, TRAIN, manifest, training_text, write_blocks
-from devices import GPUS, SECONDS, SLOW, WINDOW, everything, merged, recorded, rows, samples
+from devices import (
+    GPUS,
+    SECONDS,
+    SLOW,
+    WINDOW,
+    analyzed,
+    everything,
+    merged,
+    recorded,
+    rows,
+    samples,
+)
 from kpi_rows import holds
 from replay import Page
 
 from jobmeter.errors import CatalogueError
 from jobmeter.manifest import PlannedTarget
 from jobmeter_analysis.catalogue import load_catalogue
-from jobmeter_analysis.engine import analyze_attempt, analyze_recording
+from jobmeter_analysis.engine import analyze_attempt
 from jobmeter_analysis.estimate import Estimate, exact, unavailable
 from jobmeter_analysis.formula import Formula, FormulaError
-from jobmeter_analysis.sources.prometheus_folder import PrometheusFolder
 
 COUNTER = "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION"
 JOULES = 600 * sum(SLOW.values()) * SECONDS
 """Of one node of ``devices.everything``."""
-
-
-def analyzed(folder):
-    return analyze_recording(PrometheusFolder(folder), WINDOW, "replay")
 
 
 def without_counter(at):

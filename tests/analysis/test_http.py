@@ -3,7 +3,7 @@
 import pytest
 from attempts import T0
 from kpi_rows import only
-from replay import Page, blocks_from, replayed
+from replay import STEP_MS, Page, blocks_from, replayed, scraped
 
 from jobmeter.errors import CatalogueError
 from jobmeter.window import Window
@@ -14,7 +14,6 @@ from jobmeter_analysis.vocabulary import load_vocabulary
 
 pytestmark = pytest.mark.prometheus
 
-STEP_MS = 5000
 
 WINDOW = Window(T0 - STEP_MS // 2, T0 + 4 * STEP_MS + STEP_MS // 2)
 """Begins and ends idle, and is 25 s long."""
@@ -22,10 +21,9 @@ EDGES = ["0.1", "0.5", "1.0"]
 
 
 def analysed(folder, page_at):
-    """Return the table of a page at steps 0 to 4; before and after, nothing moves."""
-    steps = [0, 0, 1, 2, 3, 4, 4]
-    texts = [(T0 + (at - 1) * STEP_MS, page_at(step).text) for at, step in enumerate(steps)]
-    blocks_from(texts, folder, {"job": "api", "instance": "n1:8000", "node": "n1"})
+    """Return the table of a page at steps 0 to 4."""
+    pages = [page_at(step) for step in range(5)]
+    blocks_from(scraped(pages), folder, {"job": "api", "instance": "n1:8000", "node": "n1"})
     return analyze_recording(PrometheusFolder(folder), WINDOW, "replay").table
 
 

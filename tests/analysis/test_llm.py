@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from attempts import T0, write_blocks
 from kpi_rows import only
-from replay import Page, blocks_from, replayed, samples_from
+from replay import STEP_MS, Page, blocks_from, replayed, samples_from, scraped
 
 from jobmeter.paths import RunPaths
 from jobmeter.window import Window
@@ -24,17 +24,10 @@ pytestmark = pytest.mark.prometheus
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 NAMES = FIXTURES / "vllm" / "vllm_metric_names_by_version.tsv"
-STEP_MS = 5000
 STEPS = 6
 MOVING = Window(T0, T0 + STEPS * STEP_MS)
 WINDOW = Window(T0 - STEP_MS // 2, T0 + STEPS * STEP_MS + STEP_MS // 2)
 """Begins and ends idle: between two scrapes that say the same."""
-
-
-def timed(pages):
-    """Return what is scraped every five seconds: before and after, nothing moves."""
-    texts = [page.text for page in (pages[0], *pages, pages[-1])]
-    return [(T0 + (at - 1) * STEP_MS, text) for at, text in enumerate(texts)]
 
 
 UNUSED = {
@@ -193,7 +186,7 @@ def test_kpis_of_each_version(tmp_path, check_golden):
     """The KPIs that there are in each version, or why not; empty where there is no row at all."""
     samples = {}
     for version in VERSIONS:
-        texts = timed([page_of(version, at) for at in range(STEPS + 1)])
+        texts = scraped([page_of(version, at) for at in range(STEPS + 1)])
         labels = {"job": version, "instance": f"{version}:8000", "node": "n1"}
         samples |= samples_from(texts, labels)
     write_blocks(samples, tmp_path / "data")
@@ -241,7 +234,7 @@ PAGES = [between(step / STEPS) for step in range(STEPS + 1)]
 
 def analysed(folder, pages, window=WINDOW):
     """Return the table of pages that were scraped every five seconds."""
-    blocks_from(timed(pages), folder, {"job": "vllm", "instance": "n1:8000", "node": "n1"})
+    blocks_from(scraped(pages), folder, {"job": "vllm", "instance": "n1:8000", "node": "n1"})
     return analyze_recording(PrometheusFolder(folder), window, "replay").table
 
 
@@ -393,8 +386,8 @@ def test_several_engines_and_replicas_are_summed_before_anything_else(tmp_path):
 
     pages = [engines(page, at >= 1) for at, page in enumerate(PAGES)]
     labels = {"job": "vllm", "instance": "n1:8000", "node": "n1"}
-    samples = samples_from(timed(pages), labels)
-    samples |= samples_from(timed(PAGES), {**labels, "instance": "n2:8000", "node": "n2"})
+    samples = samples_from(scraped(pages), labels)
+    samples |= samples_from(scraped(PAGES), {**labels, "instance": "n2:8000", "node": "n2"})
     write_blocks(samples, tmp_path / "data")
     table = analyze_recording(PrometheusFolder(tmp_path / "data"), WINDOW, "replay").table
     assert value(table, "e2e_observations_total") == 600

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from attempts import T0
 from kpi_rows import holds, of
-from replay import Page, blocks_from, replayed
+from replay import Page, blocks_from, replayed, scraped
 
 from jobmeter.window import Window
 from jobmeter_analysis.catalogue import load_catalogue
@@ -114,10 +114,9 @@ def test_a_real_prometheus_gives_what_was_asked(fixture, prefix, tmp_path):
 
 
 def blocks(pages, folder):
-    """Write pages every five seconds from ``T0`` on; before and after them nothing moves."""
-    every = [pages[0], *pages, pages[-1]]
-    texts = [(T0 + (at - 1) * 5000, page.text) for at, page in enumerate(every)]
-    return blocks_from(texts, folder, {"job": "vectors", "instance": "n1:6333", "node": "n1"})
+    """Write pages as Prometheus would have scraped them."""
+    labels = {"job": "vectors", "instance": "n1:6333", "node": "n1"}
+    return blocks_from(scraped(pages), folder, labels)
 
 
 @pytest.mark.parametrize("fixture", FIXTURES)

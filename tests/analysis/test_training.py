@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from attempts import T0, TRAIN, manifest, write_blocks
 from kpi_rows import holds, of, rows
-from replay import Page, replayed, samples_from
+from replay import Page, replayed, samples_from, scraped
 
 from jobmeter.errors import RunFolderError
 from jobmeter.window import Window
@@ -56,12 +56,12 @@ def story(steps=9, ranks=RANKS, seconds=None):
 
 
 def blocks(targets, folder):
-    """Write pages of several nodes every five seconds; before and after them nothing moves."""
+    """Write pages of several nodes as Prometheus would have scraped them."""
     samples = {}
     for node, pages in targets.items():
-        every = [pages[0], *pages, pages[-1]]
-        texts = [(T0 + (at - 1) * 5000, page.text) for at, page in enumerate(every)]
-        samples |= samples_from(texts, {"job": "train", "instance": f"{node}:1", "node": node})
+        samples |= samples_from(
+            scraped(pages), {"job": "train", "instance": f"{node}:1", "node": node}
+        )
     write_blocks(samples, folder)
     return PrometheusFolder(folder)
 
