@@ -116,7 +116,8 @@ WRONG = {
     ),
     "unknown exporter": (
         "run: x\nmonitoring: {exporters: [nod]}",
-        "monitoring.exporters[0]: 'nod' is not known here; write 'node', 'cgroup', 'nvidia', 'dcgm', 'hl-smi' or 'queue'",
+        "monitoring.exporters[0]: 'nod' is not known here; write 'node', 'cgroup', 'nvidia', "
+        "'dcgm', 'hl-smi' or 'queue'",
     ),
     "metrics without scheme": (
         "run: x\nmetrics: {training: 'localhost:8000'}",
