@@ -53,7 +53,7 @@ from prometheus_client.registry import Collector
 
 from jobmeter_exporters import cgroup_path, cgroup_steps, cgroup_v1, cgroup_v2, kernel_text
 from jobmeter_exporters.cgroup_families import FAMILIES
-from jobmeter_exporters.cgroup_path import UNIFIED, JobGroups
+from jobmeter_exporters.cgroup_path import UNIFIED, JobGroups, Locator
 from jobmeter_exporters.cgroup_processes import Processes, ProcessLists
 from jobmeter_exporters.cgroup_steps import StepUse
 from jobmeter_exporters.errors import ExporterError, UnexpectedText
@@ -96,6 +96,7 @@ class JobUse(Collector):
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._locator = Locator(settings)
         self._oom_kills: dict[str, int] = {}
         self._lists = ProcessLists()
         self._steps = StepUse(settings.options.get("cgroup_steps", cgroup_steps.STEPS))
@@ -135,7 +136,7 @@ class JobUse(Collector):
 
     def _readings(self, problems: list[str]) -> Readings:
         try:
-            groups = cgroup_path.locate(self._settings)
+            groups = self._locator.locate()
         except NoData as reason:
             if self._tree is None:
                 raise NoData(f"{reason}, and no --job-pid was given") from None

@@ -131,6 +131,32 @@ def job_path_v1(path: Parts) -> JobPath | None:
     return None
 
 
+class Locator:
+    """Finds the job's groups, and again only when something has changed.
+
+    The table of mounts, which may be long, takes a tenth of a millisecond.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._membership: str | None = None
+        self._found: JobGroups | None = None
+
+    def locate(self) -> JobGroups:
+        """Return what the function of this name does.
+
+        Raises:
+            NoData: As that.
+        """
+        membership = kernel_text.read(self._settings.proc / "self" / "cgroup")
+        found = self._found
+        there = found is not None and all(map(os.path.isdir, found.job.values()))
+        if found is None or not there or membership != self._membership:
+            found = locate(self._settings)
+            self._membership, self._found = membership, found
+        return found
+
+
 def locate(settings: Settings) -> JobGroups:
     """Return the folders of the job that this process belongs to.
 

@@ -1,4 +1,5 @@
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ import pytest
 from jobmeter_exporters import cgroup_path
 from jobmeter_exporters.cgroup_path import (
     UNIFIED,
+    Locator,
     job_path_v1,
     job_path_v2,
     locate,
@@ -130,6 +132,19 @@ def test_no_proc_at_all(bare_node):
     bare_node.remove("proc/self/cgroup")
     with pytest.raises(NoData):
         locate(bare_node.settings)
+
+
+def test_what_was_found_is_looked_for_again_when_it_is_gone_or_elsewhere(v2_node, v1_node):
+    locator = Locator(v1_node.settings)
+    assert locator.locate().source == "cgroup_v1"
+    v1_node.remove("proc/self/mountinfo")  # not needed any more
+    assert locator.locate().source == "cgroup_v1"
+    v2_node.mounts(("/", "/sys/fs/cgroup", "cgroup2", "rw"))
+    v2_node.belongs_to("0::/system.slice/n1_slurmstepd.scope/job_123/step_1/user/task_0")
+    assert locator.locate().source == "cgroup_v2"
+    shutil.rmtree(locator.locate().job[UNIFIED])
+    with pytest.raises(NoData, match="not visible"):
+        locator.locate()
 
 
 def test_mounts_with_a_space_in_the_path():
