@@ -18,7 +18,7 @@ from tables import progress
 README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- begin of the last output -->\n", "<!-- end of the last output -->\n"
 SHORTEST_S = 30
-PARTS = ("startup", "cost", "analysis")
+PARTS = ("startup", "cost", "exporters", "analysis")
 PACKAGES = ("httpx", "numpy", "pandas", "pypdu")
 PROGRAMS = ("prometheus", "promtool", "prometheus-node-exporter", "slurmctld")
 
@@ -35,6 +35,11 @@ def main() -> None:
     sections = [_circumstances()]
     if {"startup", "cost"} & set(parts):
         sections += _on_the_cluster(given, parts)
+    if "exporters" in parts:
+        import exporters_cost
+
+        text = exporters_cost.measure(given.scrapes, given.idle)
+        sections.append(f"### Cost of each exporter\n\n{text}")
     if "analysis" in parts:
         import analysis_throughput
 
@@ -118,6 +123,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--jobs", type=int, default=10, help="short jobs (startup)")
     add("--intervals", type=int, nargs="+", default=[5, 1], help="seconds (cost)")
     add("--seconds", type=int, default=120, help="length of the payload (cost)")
+    add("--scrapes", type=int, default=400, help="of each exporter (exporters)")
+    add("--idle", type=int, default=60, help="seconds without scrapes (exporters)")
     add("--nodes", type=int, default=24, help="nodes of the recording (analysis)")
     add("--cpus", type=int, default=32, help="CPUs of each of these nodes (analysis)")
     add("--hours", type=float, default=1.0, help="length of the recording (analysis)")
