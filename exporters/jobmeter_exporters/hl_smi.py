@@ -2,9 +2,9 @@
 
 Read in the background every ``--hl-smi-interval``, through HLML where the library and
 ``habana-pyhlml`` are there, else by ``hl-smi``; ``--hl-smi-source`` asks for one of them. A scrape
-never waits for it. Numbers that are older than four intervals (or twice the time limit of
-``hl-smi``, if that is longer) are left out, and so is what a device, a driver or an old ``hl-smi``
-does not say. A device that was there and is gone has no series any more, and the collector's
+never waits for it. When there is no answer the success is 0, and the last numbers stay until they
+are four intervals old, or twice as old as the time limit of ``hl-smi`` if that is longer. What a
+device, a driver or an old ``hl-smi`` does not say is left out. A device that was there and is gone has no series any more, and the collector's
 success is 0 from then on.
 """
 

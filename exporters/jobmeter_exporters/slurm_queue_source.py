@@ -140,7 +140,7 @@ class Slurm:
             "import sys; sys.path[:] = filter(None, sys.path); "
             "import jobmeter_exporters.slurm_queue_probe as p; p.main()"
         )
-        done = self.command.run((sys.executable, "-c", start))
+        done = self.command.run((sys.executable, "-c", start), _environment())
         answer = done.stdout.rstrip().rpartition("\n")[2]
         if IMPORTED not in done.stdout.splitlines():
             raise NotUsable(f"pyslurm cannot be used here: {done.complaint!r}; install it again")
