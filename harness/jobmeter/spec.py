@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -14,7 +14,9 @@ from jobmeter.quantities import duration_s, slurm_time_s
 from jobmeter.window import JOB
 from jobmeter.workload import Workload
 
-OWN_SERVICES = ("node", "cgroup", "nvidia", "dcgm", "hl-smi", "queue", "prometheus")
+Exporter = Literal["node", "cgroup", "nvidia", "dcgm", "hl-smi", "queue"]
+
+OWN_SERVICES = (*get_args(Exporter), "prometheus")
 """``service`` labels of our own stack; an endpoint of the payload needs another name."""
 
 SHORTEST_INTERVAL_S = 0.1
@@ -120,9 +122,7 @@ class Monitoring(strict.StrictModel):
     """How to record."""
 
     interval: Annotated[str, AfterValidator(_checked_interval)] = "5s"
-    exporters: (
-        Literal["auto"] | list[Literal["node", "cgroup", "nvidia", "dcgm", "hl-smi", "queue"]]
-    ) = "auto"
+    exporters: Literal["auto"] | list[Exporter] = "auto"
     required: bool = False
     checkpoint_interval: Duration = "15s"
     ready_limit: Duration = "30s"
