@@ -4,8 +4,8 @@ Read in the background every ``--hl-smi-interval``, through HLML where the libra
 ``habana-pyhlml`` are there, else by ``hl-smi``; ``--hl-smi-source`` asks for one of them. A scrape
 never waits for it. When there is no answer the success is 0, and the last numbers stay until they
 are four intervals old, or twice as old as the time limit of ``hl-smi`` if that is longer. What a
-device, a driver or an old ``hl-smi`` does not say is left out. A device that was there and is gone has no series any more, and the collector's
-success is 0 from then on.
+device, a driver or an old ``hl-smi`` does not say is left out. A device that was there and is gone
+has no series any more, and the collector's success is 0 from then on.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@ Asked in the background, once at the start and then every ``--queue-interval``, 
 however often it is scraped; one exporter for a job is enough, on its first node. By pyslurm where
 it is installed, else by ``squeue`` and ``sinfo``, as JSON or, where they have none or it is larger
 than 16 MiB, as text; ``--queue-source`` asks for one of them. When there is no answer the success
-is 0, and the last numbers stay until they are three intervals old. Each task of an array that waits is a job here. Ended jobs are not counted, although
-Slurm remembers them for a while. What others do may be hidden by the site (``PrivateData``).
+is 0, and the last numbers stay until they are three intervals old. Each task of an array that waits
+is a job here. Ended jobs are not counted, although Slurm remembers them for a while. What others do
+may be hidden by the site (``PrivateData``).
 
 States are Slurm's own words. Of states, reasons and partitions the first that are seen (40, 20 and
 100) have series of their own, all further ones are ``other``.
