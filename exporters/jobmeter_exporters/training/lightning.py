@@ -37,7 +37,7 @@ class Options(NamedTuple):
         monitor: Where it reports; one per process by default.
         samples: Number of samples in a batch.
         tokens: Number of tokens in a batch.
-        accuracy: Name under which the module logs it.
+        accuracy: Name under which the module logs it; read at the end of an epoch.
         validation_loss: The same of the validation.
         validation_accuracy: The same of the validation.
     """
@@ -79,6 +79,7 @@ class LightningHooks:
         self._monitor: TrainingMonitor | None = None
         self._samples = self._tokens = 0
         self._steps_before: int | None = None
+        self._marks: _Marks | None = None
 
     def __reduce__(self) -> tuple[Callable[..., Lightning], tuple[Any, ...]]:
         # Into the processes that a strategy starts: each makes a monitor of its own.
@@ -98,7 +99,7 @@ class LightningHooks:
                 DATA: self._monitor.data(),
                 CHECKPOINT: self._monitor.checkpoint(),
             }
-            trainer.profiler = _Marks(trainer.profiler, timers)
+            self._marks = _Marks(trainer.profiler, timers)
 
     def on_train_epoch_start(self, trainer: Lightning, pl_module: Lightning) -> None:
         """Say which epoch it is."""
@@ -151,12 +152,16 @@ class LightningHooks:
         self._monitor.optimizer().end()
         self._monitor.record(
             loss=_loss(outputs, trainer.accumulate_grad_batches),
-            accuracy=trainer.callback_metrics.get(self._options.accuracy),
             learning_rate=_learning_rate(trainer),
         )
         if trainer.global_step != self._steps_before:
             self._steps_before = None
             self._monitor.end_step(self._tokens, self._samples)
+
+    def on_train_epoch_end(self, trainer: Lightning, pl_module: Lightning) -> None:
+        """Take the accuracy: to ask for what was logged costs too much for every step."""
+        if self._monitor is not None:
+            self._monitor.record(accuracy=trainer.callback_metrics.get(self._options.accuracy))
 
     def on_validation_start(self, trainer: Lightning, pl_module: Lightning) -> None:
         """A validation begins; the sanity check before the training is none."""
@@ -177,43 +182,50 @@ class LightningHooks:
         self, trainer: Lightning, pl_module: Lightning, exception: BaseException
     ) -> None:
         """Leave the numbers so far behind."""
-        self._finish(trainer)
+        self._finish()
 
     def teardown(self, trainer: Lightning, pl_module: Lightning, stage: str) -> None:
         """Leave the last numbers behind; the endpoint stays, for a training that may follow."""
-        self._finish(trainer)
+        self._finish()
 
-    def _finish(self, trainer: Lightning) -> None:
-        if isinstance(trainer.profiler, _Marks):
-            trainer.profiler = trainer.profiler.inner
+    def _finish(self) -> None:
+        if self._marks is not None:
+            self._marks.remove()
+            self._marks = None
         self._steps_before = None
         if self._monitor is not None:
             self._monitor.flush()
 
 
 class _Marks:
-    """Stands before a profiler and times some of the actions that it is told of."""
+    """Times some of the actions that a profiler is told of.
 
-    def __init__(self, inner: Lightning, timers: dict[str, PartTimer | PauseTimer]) -> None:
-        self.inner = inner
-        self._timers = timers
+    In place of two of its methods, not before all of it: it is told of two dozen actions a step.
 
-    def start(self, action_name: str) -> None:
-        if action_name in self._timers:
-            self._timers[action_name].begin()
-        self.inner.start(action_name)
+    Args:
+        profiler: The trainer's.
+        timers: By the names of the actions.
+    """
 
-    def stop(self, action_name: str) -> None:
-        self.inner.stop(action_name)
-        if action_name in self._timers:
-            self._timers[action_name].end()
+    def __init__(self, profiler: Lightning, timers: dict[str, PartTimer | PauseTimer]) -> None:
+        self._profiler = profiler
+        start, stop = profiler.start, profiler.stop
 
-    def profile(self, action_name: str) -> Lightning:
-        # The profiler's own context manager, on this object: it calls start and stop.
-        return type(self.inner).profile(self, action_name)
+        def start_timed(action_name: str) -> None:
+            if action_name in timers:
+                timers[action_name].begin()
+            start(action_name)
 
-    def __getattr__(self, name: str) -> Lightning:
-        return getattr(self.inner, name)
+        def stop_timed(action_name: str) -> None:
+            stop(action_name)
+            if action_name in timers:
+                timers[action_name].end()
+
+        profiler.start, profiler.stop = start_timed, stop_timed
+
+    def remove(self) -> None:
+        """Give the profiler its own methods back."""
+        del self._profiler.start, self._profiler.stop
 
 
 def _loss(outputs: Lightning, accumulated: int) -> Lightning:

@@ -91,7 +91,7 @@ def in_lightning(package, folder):
             "training_tokens_total": None,
         }
     )
-    assert not type(trainer.profiler).__name__.startswith("_Marks")
+    assert "start" not in vars(trainer.profiler)  # it has its own method again
 
 
 PARTS = (
