@@ -136,7 +136,7 @@ DEVICE_EXPORTERS = frozenset({"nvidia", "dcgm", "hl-smi"})
 """Those that must see the devices of the job."""
 DCGM_PORT = 9400
 """Where dcgm-exporter listens unless it is told otherwise."""
-DCGM_WATCH_S = 15
+DCGM_WATCH_S = 10
 """How often it is looked whether it still tells of GPUs."""
 
 

@@ -87,7 +87,8 @@ def test_everything_and_one_collector():
         assert "seven_bytes 7.0" in text
         assert 'jobmeter_run_info{run_id="r1"} 1.0' in text
         assert "eight" not in text
-        assert "process_" not in text
+        assert "process_cpu_seconds_total" in text  # the cost of this process is with the first
+        assert "process_" not in get(server, "/metrics/eight")[2]
 
 
 def test_other_paths_and_methods():

@@ -256,7 +256,7 @@ degrade() {
 # watch_dcgm: one that runs and has nothing to say is as good as none.
 watch_dcgm() {
   [[ -n ${GONE[dcgm]-} ]] || DCGM_AT=${DCGM_AT:-${PORT[dcgm]-}}
-  [[ -n $DCGM_AT ]] && (( ++DCGM_UNSEEN >= 15 )) || return 0
+  [[ -n $DCGM_AT ]] && (( ++DCGM_UNSEEN >= 10 )) || return 0
   DCGM_UNSEEN=0
   if tells_of_gpus "$DCGM_AT" "${DCGM_OPTIONS[@]}"; then
     DCGM_SILENT=0
