@@ -216,11 +216,11 @@ def _instances(nvml: Nvml, answers: Answers, handle: Handle) -> list[Instance]:
         if device is None:
             continue
         number = answers.ask("instance id", nvml.nvmlDeviceGetGpuInstanceId, device)
-        if number is None or number in by_id:
+        if number is None:
             continue
         name = answers.ask("instance name", nvml.nvmlDeviceGetName, device) or ""
         uuid = answers.ask("instance UUID", nvml.nvmlDeviceGetUUID, device) or ""
-        by_id[number] = Instance(device, number, uuid, profile_in(name))
+        by_id.setdefault(number, Instance(device, number, uuid, profile_in(name)))
     return list(by_id.values())
 
 

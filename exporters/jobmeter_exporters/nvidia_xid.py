@@ -79,7 +79,7 @@ class Xids:
             except self._nvml.NVMLError:
                 return  # a timeout: no more; or a GPU is lost, which the GPU itself says better
             uuid = self._uuids.get(_address(event.device))
-            if uuid is not None and event.eventType & CRITICAL_XID:
+            if uuid is not None:
                 self._last[uuid] = int(event.eventData)
 
     def readings(self, gpus: Iterable[Gpu], only_errors: bool = False) -> dict[Labels, float]:

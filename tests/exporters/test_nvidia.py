@@ -16,6 +16,7 @@ sys.path.insert(
 
 from nvml_node import ALL_LINKS, H100, MIB, UUIDS, Node, build_library
 
+from jobmeter_exporters.nvidia import TRY_AGAIN_S
 from jobmeter_exporters.nvidia_families import FAMILIES
 from jobmeter_exporters.nvidia_fields import FIELDS, NvlinkRate
 from jobmeter_exporters.nvidia_gpm import METRICS
@@ -303,6 +304,7 @@ def proc(tmp_path):
         (folder / "13").symlink_to("/proc/1")
     else:
         (folder / "13").mkdir()
+        (folder / "13" / "comm").write_text("other\n")
         os.chown(folder / "13", 65534, 65534)
     return folder
 
@@ -323,6 +325,17 @@ def test_own_processes_and_no_others(node, proc):
     assert later.values("nvidia_process_sm_utilization_ratio") == []  # no newer sample
     assert later.values(memory) == [3 * MIB]
     assert later.success
+
+
+def test_what_processes_did_before_we_began_is_left_out(node, proc):
+    node.say({"init": "error 9", "0.processes": "11:1", "0.process_use": "500000:11:77"})
+    with node.scraper(JOBMETER_TEST_PROC=str(proc)) as scraper:
+        node.say({"init": None})
+        first = scraper.scrape(TRY_AGAIN_S)
+        node.say({"0.process_use": "500000:11:77,600000:11:50"})
+        second = scraper.scrape()
+    assert first.values("nvidia_process_sm_utilization_ratio") == []
+    assert second.values("nvidia_process_sm_utilization_ratio") == [0.5]
 
 
 def test_no_number_is_infinite_or_none(node):

@@ -93,6 +93,24 @@ def test_a_gpu_that_falls_off_the_bus_is_gone_alone_and_its_last_xid_stays(node)
     assert len(back.values("DCGM_FI_DEV_POWER_USAGE")) == 4
 
 
+def test_a_gpu_that_comes_back_begins_anew(node):
+    """No mean reaches over its reset, and its errors are told again."""
+    with node.scraper() as scraper:
+        node.say({"2.all": "error 15"})
+        scraper.scrape()
+        node.take_calls()
+        node.say({"2.all": None, "*.gpm.clock": 165, "*.gpm.2": 650})
+        back = scraper.scrape(TRY_AGAIN_S)
+        asked = node.take_calls()
+        node.say({"*.gpm.clock": 170, "*.gpm.2": 1150, "2.xid": "1:94"})
+        later = scraper.scrape()
+    assert back.values("DCGM_FI_PROF_SM_ACTIVE") == [pytest.approx(0.1)] * 3
+    assert back.values("DCGM_FI_PROF_SM_ACTIVE", gpu="2") == []
+    assert "2.events" in asked
+    assert later.values("DCGM_FI_PROF_SM_ACTIVE") == [1] * 4
+    assert later.values("DCGM_FI_DEV_XID_ERRORS", gpu="2") == [94]
+
+
 def test_a_gpu_that_is_lost_without_an_xid_leaves_nothing(node):
     with node.scraper() as scraper:
         node.say({"1.power": "error 16"})
@@ -159,6 +177,15 @@ def test_what_goes_wrong_with_one_value_is_said_and_the_others_are_there(node, c
     assert again.log == []
     assert well.success
     assert well.values("DCGM_FI_DEV_GPU_TEMP", gpu="1") == [61]
+
+
+def test_what_fails_now_is_not_tried_the_old_way(node):
+    node.say({"*.clock_reasons": "error 10"})
+    with node.scraper() as scraper:
+        scraper.scrape()
+        node.take_calls()
+        scraper.scrape()
+        assert node.take_calls().count("0.clock_reasons") == 1
 
 
 def test_a_driver_of_2018_gives_what_it_has(tmp_path):
@@ -249,6 +276,9 @@ def test_a_refusal_is_believed_for_a_while_and_others_are_not():
     assert answers.ask("y", lambda: 1) == 1
     now[0] = ASK_AGAIN_S
     assert answers.ask("x", lambda: 1) == 1
+    for code in (2, 4, 13, 25, 26):
+        assert answers.ask(f"code {code}", refusing, code) is None
+        assert not answers.wants(f"code {code}")
     for code in (0, 6, 21):
         assert answers.ask("x", refusing, code) is None
         assert answers.wants("x")

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent / "nvml"))  # importlib mode leaves
 
 from nvml_node import Node, build_library
 
+from jobmeter_exporters.nvidia import TRY_AGAIN_S
 from jobmeter_exporters.nvidia_sampler import Extent, interval
 
 POWER = "nvidia_sampled_power_watts"
@@ -51,12 +52,13 @@ def test_the_mean_is_over_time_and_begins_anew_at_each_scrape(node):
             node.say({"*.field.186": watts * 1000})
             scraper.sample(seconds)
         first = scraper.scrape(0)
-        node.say({"*.field.186": 200_000})
-        scraper.sample(1)
+        for watts, seconds in ((200, 1), (800, 0.5)):
+            node.say({"*.field.186": watts * 1000})
+            scraper.sample(seconds)
         second = scraper.scrape(0)
         third = scraper.scrape(0)
     assert extent(first, POWER) == [[100], [pytest.approx(300)], [500]]
-    assert extent(second, POWER) == [[200], [200], [200]]
+    assert extent(second, POWER) == [[200], [pytest.approx(400)], [800]]
     assert extent(third, POWER) == [[], [], []]  # another scraper got it; nothing since then
     assert third.success
 
@@ -73,6 +75,17 @@ def test_utilisation_is_from_the_samples_of_the_driver_each_once(node):
     assert extent(first, UTILIZATION) == [[0.1], [pytest.approx(0.4)], [0.5]]
     assert extent(second, UTILIZATION) == [[0.3], [0.3], [0.3]]
     assert extent(third, UTILIZATION) == [[], [], []]
+
+
+def test_utilisation_of_before_we_began_is_left_out(node):
+    node.say({"init": "error 9", "*.samples.1": "1000000:99"})
+    with node.scraper(*FAST) as scraper:
+        node.say({"init": None})
+        first, still = scraper.scrape(TRY_AGAIN_S), scraper.scrape()
+        node.say({"*.samples.1": "1000000:99,2000000:20"})
+        then = scraper.scrape()
+    assert extent(first, UTILIZATION) == extent(still, UTILIZATION) == [[], [], []]
+    assert extent(then, UTILIZATION) == [[0.2], [0.2], [0.2]]
 
 
 def test_a_driver_that_keeps_no_samples_is_read_as_often_as_power(node):
