@@ -175,6 +175,8 @@ def _groups_of_node(record: Mapping[str, Any]) -> Iterator[NodeGroup]:
     if not isinstance(name, str) or not isinstance(partitions, list) or None in (cpus, allocated):
         raise _unreadable("sinfo", str(record)[:100])
     words = [*_words(record.get("state")), *_words(record.get("state_flags"))]
+    if (allocated or 0.0) < (cpus or 0.0):  # pyslurm leaves it to its caller, sinfo does not
+        words = ["MIXED" if word == "ALLOCATED" else word for word in words]
     use = use_of_node(words, cpus or 0.0, allocated or 0.0)
     for partition in partitions:
         yield NodeGroup(str(partition), node_state(words), frozenset((name,)), *use)

@@ -150,6 +150,17 @@ def test_shapes_of_a_group(changes):
 
 
 @pytest.mark.parametrize(
+    ("allocated", "states"),
+    [(8, ("allocated", "draining")), (2, ("mixed", "draining"))],
+)
+def test_a_node_of_which_jobs_have_a_part_is_mixed(allocated, states):
+    record = {"name": "n1", "partitions": ["gpu"], "cpus": 8, "alloc_cpus": allocated}
+    words = ("ALLOCATED", "ALLOCATED+DRAIN")  # as pyslurm 22.5.3 said of both
+    text = json.dumps({"nodes": [{**record, "state": state} for state in words]})
+    assert tuple(group.state for group in nodes_from_json(text)) == states
+
+
+@pytest.mark.parametrize(
     "text",
     ["", "slurm", "[]", "{}", "3", '{"jobs": {}}', '{"jobs": [1]}', '{"jobs": ', "[" * 100_000],
 )
