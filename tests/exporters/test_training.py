@@ -521,3 +521,34 @@ def test_another_number_of_experts_is_refused(monitor):
     monitor.record_experts([1, 2])
     with pytest.raises(ValueError, match="3 experts in a layer that had 2"):
         monitor.record_experts([1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("module", "make"),
+    [("lightning", "lightning_callback"), ("huggingface", "huggingface_callback")],
+)
+def test_a_callback_without_its_framework_says_what_to_install(module, make):
+    import importlib
+
+    factory = getattr(importlib.import_module(f"jobmeter_exporters.training.{module}"), make)
+    with pytest.raises(ExporterError, match="pip install"):
+        factory()
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "said"),
+    [
+        ("JOBMETER_PASSWORD_FILE", "/nonexistent/file", "cannot read the password file"),
+        ("JOBMETER_LISTEN_HOST", "no such host", "cannot resolve 'no such host'"),
+    ],
+)
+def test_what_the_environment_gets_wrong_is_said(
+    monitors, monkeypatch, caplog, variable, text, said
+):
+    monkeypatch.setenv(variable, text)
+    monitor = monitors()
+    assert monitor.port is None
+    assert said in caplog.text
+    with monitor.step(samples=1):
+        pass
+    assert value(monitor, "training_samples_total") == 1
