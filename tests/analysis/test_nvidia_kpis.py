@@ -24,10 +24,11 @@ from devices import (
     everything,
     labels,
 )
-from replay import blocks_from
+from replay import Page, blocks_from
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "exporters" / "nvml"))  # as for its own tests
 
+import nvml_node
 from nvml_node import ALL_LINKS, MIB, Node, build_library
 
 from jobmeter_analysis.engine import analyze_recording
@@ -163,22 +164,22 @@ def texts(tmp_path_factory):
     }
 
 
+def kpis(pages, folder):
+    """Return the rows about GPUs by KPI and entity, of what was scraped when."""
+    data = blocks_from(pages, folder, labels())
+    table = analyze_recording(PrometheusFolder(data), WINDOW, "replay").table
+    of_gpus = table[table["kpi"].str.startswith("gpu_")]
+    return {(row.kpi, row.entity): row for row in of_gpus.itertuples()}
+
+
 @pytest.fixture(scope="module")
 def tables(texts, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tables")
-    found = {}
-    for name, pages in texts.items():
-        data = blocks_from(pages, folder / name, labels())
-        table = analyze_recording(PrometheusFolder(data), WINDOW, "replay").table
-        of_gpus = table[table["kpi"].str.startswith("gpu_")]
-        found[name] = {(row.kpi, row.entity): row for row in of_gpus.itertuples()}
-    return found
+    return {name: kpis(pages, folder / name) for name, pages in texts.items()}
 
 
-def test_every_kpi_of_gpus_is_the_same(tables):
-    ours, theirs = tables["nvidia"], tables["dcgm"]
+def check_same(ours, theirs):
     assert ours.keys() == theirs.keys()
-    assert len(theirs) > 300
     for key, their in theirs.items():
         our = ours[key]
         assert (our.unit, our.status, our.samples) == (their.unit, their.status, their.samples), key
@@ -187,7 +188,38 @@ def test_every_kpi_of_gpus_is_the_same(tables):
             assert one == pytest.approx(other, rel=1e-6, nan_ok=True), (key, column)
 
 
-def test_nearly_every_kpi_has_a_value(tables):
+def test_every_kpi_of_gpus_is_the_same(tables):
+    check_same(tables["nvidia"], tables["dcgm"])
+    assert len(tables["dcgm"]) > 300
+
+
+def test_instances_are_the_same(tmp_path):
+    """Of a GPU that is cut up dcgm-exporter repeats for each instance what we say once."""
+    ours = Page.of((Path(nvml_node.__file__).parents[1] / "golden" / "nvidia_mig.prom").read_text())
+    ours.values = {key: value for key, value in ours.values.items() if "DCGM" in key[0]}
+    profiles = {
+        (own["gpu"], own["GPU_I_ID"]): own["GPU_I_PROFILE"]
+        for name, own in ((name, dict(inside)) for name, inside in ours.values)
+        if name == "DCGM_FI_DEV_FB_TOTAL" and "GPU_I_ID" in own
+    }
+    theirs = Page({}, ours.types)
+    for (name, inside), value in ours.values.items():
+        own = dict(inside)
+        of_it = [(i, profile) for (gpu, i), profile in profiles.items() if gpu == own["gpu"]]
+        copies = [{"GPU_I_ID": i, "GPU_I_PROFILE": profile} for i, profile in of_it]
+        for more in [{}] if "GPU_I_ID" in own or not copies else copies:
+            theirs.values[name, tuple(sorted({**own, **more}.items()))] = value
+    assert len(theirs.values) > len(ours.values)
+    times = [T0 + step * STEP_MS for step in range(-1, STEPS + 2)]
+    one, other = (
+        kpis([(at, page.text) for at in times], tmp_path / name)
+        for name, page in (("nvidia", ours), ("dcgm", theirs))
+    )
+    check_same(one, other)
+    assert one["gpu_sm_active_ratio_mean", "gpu0.1@n1"].value == pytest.approx(0.9)
+
+
+def test_every_kpi_has_a_value(tables):
     """Otherwise the same would be little to say."""
     without = {key[0] for key, row in tables["nvidia"].items() if row.status == "unavailable"}
     assert without == set()
