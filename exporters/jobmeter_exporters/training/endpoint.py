@@ -68,7 +68,7 @@ def place(
     if not WORD.fullmatch(name):
         raise ExporterError(f"service {name!r} is no name; use letters, digits, '-', '_' and '.'")
     node = re.sub(r"[^A-Za-z0-9_.-]", "-", node_name())
-    declared = port is not None
+    declared = bool(port)
     password, endpoints, final = (
         Path(environment[f"JOBMETER_{name}"]) if environment.get(f"JOBMETER_{name}") else None
         for name in ("PASSWORD_FILE", "ENDPOINTS_DIR", "FINAL_METRICS")
@@ -189,4 +189,7 @@ class Endpoint:
         except OSError as problem:
             if path.name not in self._complained:
                 self._complained.add(path.name)
-                logger.warning("cannot write %s: %s", path, problem.strerror)
+                logger.warning(
+                    "cannot write %s: %s; its folder has to be there and yours",
+                    *(path, problem.strerror),
+                )
