@@ -13,8 +13,12 @@ are counters. DCGM's counters are exposed as untyped, since their names do not e
 `--nvidia-devices auto` (the default) reports the GPUs that `SLURM_STEP_GPUS`, else
 `SLURM_JOB_GPUS`, else `CUDA_VISIBLE_DEVICES` names, and all where none of them is set: NVML sees
 the GPUs of other jobs, too, unless the job's control group hides them. Slurm's numbers are those of
-the device files, CUDA's those of NVML. Of a GPU cut into instances (MIG) memory and activity are
-given by instance, the rest once for the whole GPU.
+the device files, CUDA's those of NVML. Where CUDA's variable names instances (MIG), it goes first.
+Of a GPU cut into instances memory and activity are given by instance, the rest once for the whole.
+
+A GPU that is lost or fails a question is named in the log, once, and `jobmeter_collector_success`
+is 0; its last XID stays, the other GPUs go on. A driver that does not answer within three seconds
+holds up neither the scrape nor the end.
 
 `--nvidia-sample-interval 50ms` reads power and utilisation that often in the background and gives
 least, mean over time and largest since the scrape before (`nvidia_sampled_*`). Taking them begins
@@ -203,9 +207,7 @@ class GpuUse(Collector):
             if gpu.uuid not in self._lost:
                 self._read_gpu(gpu, readings, problems)
         self._xids.drain()
-        lost = [gpu for gpu, _ in self._lost.values()]
-        alive = [gpu for gpu in self._gpus if gpu.uuid not in self._lost]
-        codes = self._xids.readings(alive) | self._xids.readings(lost, only_errors=True)
+        codes = self._xids.readings({gpu.uuid for gpu in self._gpus} - self._lost.keys())
         if codes:
             readings[XID] = codes
         problems += self._missing
@@ -263,19 +265,25 @@ class GpuUse(Collector):
             except (ExporterError, NoData) as failure:
                 self._failure = failure
                 self._gpus = []
-            self._due_s = self._clock() + (TRY_AGAIN_S if self._failure else LOOK_AGAIN_S)
+            amiss = self._failure is not None or self._missing
+            self._due_s = self._clock() + (TRY_AGAIN_S if amiss else LOOK_AGAIN_S)
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.with_traceback(None)  # it would grow with each scrape
 
     def _find(self) -> None:
         try:
             if not self._connected:
                 self._nvml.nvmlInit()
                 self._connected = True
-            gpus, self._missing = nvidia_devices.found(self._nvml, socket.gethostname())
+            gpus, missing = nvidia_devices.found(self._nvml, socket.gethostname())
         except self._nvml.NVMLError as problem:
             words = WITHOUT_DRIVER.get(problem.value, "try nvidia-smi")
             raise ExporterError(f"NVML: {problem} ({problem.value}): {words}") from problem
+        self._missing = [
+            f"GPU {index}: {why}"
+            for index, why in missing.items()
+            if nvidia_devices.may_be_meant(index, self._choice)
+        ]
         for gpu, _ in self._lost.values():
             self._xids.forget(gpu)
         self._lost.clear()

@@ -94,7 +94,9 @@ def choice(option: str, environment: Mapping[str, str]) -> Choice:
         return Choice(None)
     if option != "auto":
         return Choice(names_in(option))
-    for variable in VARIABLES:
+    # Slurm numbers instances as if they were GPUs.
+    first = [VARIABLES[-1]] if "MIG-" in environment.get(VARIABLES[-1], "") else []
+    for variable in (*first, *VARIABLES):
         if variable in environment:
             names = names_in(environment[variable])
             return Choice(names, variable, variable.startswith("SLURM_"))
@@ -120,24 +122,31 @@ def names_in(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def found(nvml: Nvml, hostname: str) -> tuple[list[Gpu], list[str]]:
-    """Return the GPUs that NVML lets us see, and what went wrong with others.
+def may_be_meant(index: int, choice: Choice) -> bool:
+    """Whether a GPU of which no more than NVML's number is known may be one to report."""
+    names = choice.names
+    by_index = names is not None and not choice.by_minor and all(map(str.isdecimal, names))
+    return names is None or not by_index or str(index) in names
+
+
+def found(nvml: Nvml, hostname: str) -> tuple[list[Gpu], dict[int, str]]:
+    """Return the GPUs that NVML lets us see, and by index what went wrong with others.
 
     Raises:
         pynvml.NVMLError: The driver does not answer at all.
     """
     driver = nvml.nvmlSystemGetDriverVersion()
     gpus: list[Gpu] = []
-    problems: list[str] = []
+    problems: dict[int, str] = {}
     for index in range(nvml.nvmlDeviceGetCount()):
         try:
             gpus.append(_gpu(nvml, index, hostname, driver))
         except GpuLost as lost:
-            problems.append(f"GPU {index}: {lost}")
+            problems[index] = str(lost)
         except nvml.NVMLError as problem:
             # Where the control group of the job forbids a GPU, it is another job's.
             if problem.value != NO_PERMISSION:
-                problems.append(f"GPU {index}: {LOST.get(problem.value, problem)}")
+                problems[index] = LOST.get(problem.value, str(problem))
     return gpus, problems
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable
+from collections.abc import Container
 
 from jobmeter_exporters.families import Labels
 from jobmeter_exporters.nvidia_answers import Answers, Handle, Nvml
@@ -49,6 +49,7 @@ class Xids:
         self._nvml = nvml
         self._events: Handle = None
         self._uuids: dict[int, str] = {}
+        self._gpus: dict[str, Gpu] = {}
         self._last: dict[str, int] = {}
 
     def watch(self, answers: Answers, gpu: Gpu) -> None:
@@ -63,6 +64,7 @@ class Xids:
             self._events = answers.ask("events", self._nvml.nvmlEventSetCreate)
         if self._events is not None and answers.ask("XID events", self._register, gpu.handle):
             self._uuids[_address(gpu.handle)] = gpu.uuid
+            self._gpus[gpu.uuid] = gpu
             self._last.setdefault(gpu.uuid, 0)
 
     def forget(self, gpu: Gpu) -> None:
@@ -82,13 +84,12 @@ class Xids:
             if uuid is not None:
                 self._last[uuid] = int(event.eventData)
 
-    def readings(self, gpus: Iterable[Gpu], only_errors: bool = False) -> dict[Labels, float]:
-        """Return the last code by labels, of those GPUs that are watched."""
-        codes = ((gpu, self._last.get(gpu.uuid)) for gpu in gpus)
+    def readings(self, alive: Container[str]) -> dict[Labels, float]:
+        """Return the last code by labels; of a GPU that is not ``alive`` only what was an error."""
         return {
             (*gpu.labels, str(code), MEANINGS.get(code, f"Xid {code}")): float(code)
-            for gpu, code in codes
-            if code is not None and (code or not only_errors)
+            for gpu, code in ((gpu, self._last[uuid]) for uuid, gpu in self._gpus.items())
+            if code or gpu.uuid in alive
         }
 
     def close(self) -> None:

@@ -103,6 +103,21 @@ def test_an_instance_by_its_uuid():
     assert len(whole.instances) == 2
 
 
+def test_instances_go_before_what_slurm_numbers():
+    parts = [Instance(None, number, f"MIG-{number}", "1g.10gb") for number in (7, 8)]
+    environment = {"SLURM_JOB_GPUS": "5", "CUDA_VISIBLE_DEVICES": "MIG-7"}
+    (only,) = chosen([gpu(0), gpu(1, instances=parts)], choice("auto", environment))
+    assert [one.id for one in only.instances] == [7]
+
+
+def test_a_lost_gpu_of_another_job_is_no_trouble_of_ours(node):
+    node.say({"3.handle": "error 15"})
+    with node.scraper(CUDA_VISIBLE_DEVICES="0,1") as scraper:
+        assert scraper.scrape().success
+    with node.scraper(CUDA_VISIBLE_DEVICES="0,3") as scraper:
+        assert not scraper.scrape().success
+
+
 def test_only_the_jobs_gpus_are_read(node):
     with node.scraper(SLURM_JOB_GPUS="1,3") as scraper:
         scrape = scraper.scrape()

@@ -75,6 +75,7 @@ def test_a_gpu_that_falls_off_the_bus_is_gone_alone_and_its_last_xid_stays(node)
         node.take_calls()
         scraper.scrape()
         asked = node.take_calls()
+        longer = scraper.scrape(TRY_AGAIN_S)  # looked for, and still lost
         node.say({"2.all": None})
         back = scraper.scrape(TRY_AGAIN_S)
     assert {line.partition("{")[0] for line in lost.lines if 'gpu="2"' in line} == {
@@ -87,6 +88,8 @@ def test_a_gpu_that_falls_off_the_bus_is_gone_alone_and_its_last_xid_stays(node)
         "WARNING nvidia: GPU 2: GPU_IS_LOST; all else is complete, nvidia-smi may tell more"
     ]
     assert (still.success, still.log) == (False, [])
+    assert (longer.success, longer.log, longer.families) == (False, [], lost.families)
+    assert longer.values("DCGM_FI_DEV_XID_ERRORS", gpu="2") == [79]
     assert not [call for call in asked if call.startswith("2.") and call != "2.xid"]
     assert back.success
     assert back.families == before.families
