@@ -171,10 +171,9 @@ class GpuUse(Collector):
         trace: TracebackType | None,
     ) -> None:
         """End the background, and leave the driver."""
-        if self._sampler is not None:
-            self._sampler.stop()
+        ended = self._sampler is None or self._sampler.stop()
         with self._lock:
-            if self._connected and not self._patience.busy:
+            if self._connected and ended and not self._patience.busy:
                 self._activity.close()
                 self._xids.close()
                 self._nvml.nvmlShutdown()
@@ -277,6 +276,7 @@ class GpuUse(Collector):
                 self._connected = True
             gpus, missing = nvidia_devices.found(self._nvml, socket.gethostname())
         except self._nvml.NVMLError as problem:
+            self._connected = False  # the driver may have been loaded anew
             words = WITHOUT_DRIVER.get(problem.value, "try nvidia-smi")
             raise ExporterError(f"NVML: {problem} ({problem.value}): {words}") from problem
         self._missing = [

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from jobmeter_exporters import nvidia_fields
+from jobmeter_exporters import nvidia_fields, nvidia_patience
 from jobmeter_exporters.nvidia_answers import Answers, GpuLost, Nvml
 from jobmeter_exporters.nvidia_devices import Gpu
 
@@ -103,11 +103,12 @@ class Sampler:
         """Begin to read."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """End, and wait for the reading in progress."""
+    def stop(self) -> bool:
+        """End, and return whether the reading in progress came back in time."""
         self._end.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(nvidia_patience.LONGEST_S)
+        return not self._thread.is_alive()
 
     def watch(self, gpus: Sequence[Gpu]) -> None:
         """Read these from now on."""
@@ -158,6 +159,7 @@ class Sampler:
             read(gpu, answers)
         except GpuLost:
             self._gpus = tuple(one for one in self._gpus if one is not gpu)
+            self._extents = {key: one for key, one in self._extents.items() if key[0] != gpu.uuid}
         answers.problems.clear()  # the scrape asks the same, and says what is wrong
 
     def _read_one(self, gpu: Gpu, answers: Answers) -> None:

@@ -113,9 +113,13 @@ def test_the_sampler_reads_in_the_background(node):
     assert samples(text, "nvidia_sampled_power_watts_max") == [900] * 4
 
 
-def test_a_driver_that_hangs_stops_neither_the_others_nor_the_end(node):
-    with serving(node, "cgroup", "nvidia") as (get, process):
-        node.say({"*.power": "hang"})
+@pytest.mark.parametrize(
+    ("options", "hangs"),
+    [((), "*.power"), (("--nvidia-sample-interval", "10ms"), "*.field.186")],
+)
+def test_a_driver_that_hangs_stops_neither_the_others_nor_the_end(node, options, hangs):
+    with serving(node, "cgroup", "nvidia", *options) as (get, process):
+        node.say({hangs: "hang"})
         text = get()
         assert 'success{collector="cgroup"} 1.0' in text
         assert 'success{collector="nvidia"} 0.0' in text

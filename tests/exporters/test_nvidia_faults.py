@@ -96,6 +96,20 @@ def test_a_gpu_that_falls_off_the_bus_is_gone_alone_and_its_last_xid_stays(node)
     assert len(back.values("DCGM_FI_DEV_POWER_USAGE")) == 4
 
 
+def test_a_driver_that_is_loaded_anew_is_begun_with_anew(node):
+    with node.scraper() as scraper:
+        node.say({f"{gpu}.all": "error 1" for gpu in range(4)} | {"driver": "error 1"})
+        gone, still = scraper.scrape(), scraper.scrape(TRY_AGAIN_S)
+        node.take_calls()
+        node.say({f"{gpu}.all": None for gpu in range(4)} | {"driver": "590.1"})
+        back = scraper.scrape(TRY_AGAIN_S)
+    assert (gone.lines, still.lines) == ([], [])
+    assert "GPU 0: UNINITIALIZED; GPU 1: UNINITIALIZED" in gone.log[0]
+    assert "NVML: Uninitialized (1)" in still.log[0]
+    assert "init" in node.take_calls()
+    assert back.values("DCGM_FI_DEV_POWER_USAGE", DCGM_FI_DRIVER_VERSION="590.1") == [600.123] * 4
+
+
 def test_a_gpu_that_comes_back_begins_anew(node):
     """No mean reaches over its reset, and its errors are told again."""
     with node.scraper() as scraper:
