@@ -329,8 +329,11 @@ def test_a_rank_is_announced_while_it_listens_and_leaves_its_last_numbers(job, m
     monitor = monitors(rank=3, world_size=8)
     assert files(job / "endpoints") == ["training-rank3@n1.json"]
     text = (job / "endpoints" / "training-rank3@n1.json").read_text()
-    assert text.count("\n") == 1
+    assert text.count("\n") == 1  # the job's scripts have no JSON reader: one line, keys in order
     said = json.loads(text)
+    order = "schema service node host port path auth run_id rank world_size pid"
+    assert list(said) == order.split()
+    assert text.startswith('{"schema": 1, "service": "training-rank3", "node": "n1"')
     assert said.pop("pid") > 0
     assert said == {
         "schema": 1,

@@ -46,8 +46,8 @@ class TrainingMonitor(Collector):
 
     Args:
         service: Name of the target; ``training``, or ``training-rank3`` with several ranks.
-        port: A port that the job file names under ``metrics:``; without it, or with 0, a free one is
-            taken, and announced.
+        port: A port that the job file names under ``metrics:``. Without it, or with 0, a free one
+            is taken, and announced.
         rank: Number of this process; from ``torch.distributed`` or the launcher by default.
         world_size: How many there are; the same.
         step_edges_s: Upper edges of the histogram of step times, in seconds; by default 0.1 ms to
