@@ -6,7 +6,7 @@ at all is an error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,7 +23,11 @@ from jobmeter_analysis.readings import PROCESS_START
 from jobmeter_analysis.recording import NO_SAMPLE, Recording, Selector, Series
 from jobmeter_analysis.sources.prometheus_folder import PrometheusFolder
 from jobmeter_analysis.targets import (
+    MEASURED_ERROR_MS,
     RUN_INFO,
+    SAME_CLOCK,
+    UNKNOWN_CLOCK,
+    Clock,
     Edge,
     Target,
     TargetBuilder,
@@ -112,8 +116,9 @@ def read_attempt(
     problems = _event_problems(log)
     vocabulary = load_vocabulary()
     described = list(selectors_of(catalogue, vocabulary))
-    payload = {target.service for target in manifest.targets if target.kind == "payload"}
-    edges, edge_problems = read_edges(attempt, _wanted(described), payload)
+    planned = [*manifest.targets, *(target for target, _ in _found(log))]
+    stack = {target.service for target in planned if target.kind == "stack"}
+    edges, edge_problems = read_edges(attempt, _wanted(described), stack)
     source = recording or PrometheusFolder(attempt.tsdb)
     series, recording_problems = _recorded(source, [*described, *_of_payload(edges)])
     if any(event.fields.get("clean") is True for event in log.named("recording_closed")):
@@ -123,10 +128,13 @@ def read_attempt(
     job_start = next((event.time_ms for event in log.named("job_start")), None)
     local = attempt.name.split(".")[0] == LOCAL
     offsets = clock_offsets_ms(series)
-    builders = _builders(manifest, nodes, log, vocabulary)
+    clocks = clocks_of(offsets)
+    if nodes_known:
+        clocks[nodes[0]] = SAME_CLOCK  # Prometheus and the job script are there
+    builders = _builders(manifest, nodes, log, edges, vocabulary)
     _fill(builders, series, edges)
     targets = tuple(
-        builder.build(None if local else job_start, offsets.get(name.node, 0.0))
+        builder.build(None if local else job_start, clocks.get(name.node, UNKNOWN_CLOCK))
         for name, builder in builders.items()
     )
     last_fact = _last_fact_ms(log, targets)
@@ -204,6 +212,11 @@ def clock_offsets_ms(series: Sequence[Series]) -> dict[str, float]:
     }
 
 
+def clocks_of(offsets_ms: Mapping[str, float]) -> dict[str, Clock]:
+    """Return the clocks of nodes, as they were measured."""
+    return {node: Clock(offset, MEASURED_ERROR_MS) for node, offset in offsets_ms.items()}
+
+
 def skewed(offsets_ms: Mapping[str, float]) -> frozenset[str]:
     """Return the nodes whose clock is so far off that it is worth a word."""
     return frozenset(node for node, offset in offsets_ms.items() if abs(offset) > SKEW_MS)
@@ -235,9 +248,13 @@ def _nodes(
 
 
 def _builders(
-    manifest: RunManifest, nodes: tuple[str, ...], log: EventLog, vocabulary: Vocabulary
+    manifest: RunManifest,
+    nodes: tuple[str, ...],
+    log: EventLog,
+    edges: Mapping[TargetName, Sequence[Edge]],
+    vocabulary: Vocabulary,
 ) -> dict[TargetName, TargetBuilder]:
-    """Return every target: those that were planned, and exporters that a node found reason for."""
+    """Return every target: those that were planned, and those that turned up."""
     builders: dict[TargetName, TargetBuilder] = {}
 
     def add(planned: PlannedTarget, node: str) -> None:
@@ -254,10 +271,22 @@ def _builders(
     for planned in manifest.targets:
         for node in nodes if planned.placement == "every_node" else nodes[:1]:
             add(planned, node)
+    for target, node in _found(log):
+        add(target, node)
+    for name in edges:
+        if name not in builders and name.node in nodes:
+            # It ended before it was found, and left its last exposition.
+            add(PlannedTarget(name.service, "every_node", "payload"), name.node)
+    return builders
+
+
+def _found(log: EventLog) -> Iterator[tuple[PlannedTarget, str]]:
+    """Give the targets that nobody planned, and their nodes."""
     for event in log.named("exporters_found"):
         for service in str(event.fields.get("services", "")).split():
-            add(PlannedTarget(service, "every_node", "stack"), event.node)
-    return builders
+            yield PlannedTarget(service, "every_node", "stack"), event.node
+    for event in log.named("endpoint_found"):
+        yield PlannedTarget(str(event.fields.get("service")), "every_node", "payload"), event.node
 
 
 def _fill(

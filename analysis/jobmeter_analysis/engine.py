@@ -203,6 +203,7 @@ class _Phase:
         self._catalogue = catalogue
         self._phase = phase
         self._scene = Scene(phase)
+        self._targets = [target for target in known.targets if not target.over(phase.window)]
         self._cpus = cpus_of_job(known.targets)
         self._unknown = unknown_to(catalogue, known.targets)
         self._elsewhere = elsewhere
@@ -259,7 +260,7 @@ class _Phase:
         return replace(number, status="estimated", low=nan, high=nan) if kpi.hint else number
 
     def _of_targets(self, group: Group) -> Iterator[Row]:
-        entities = list(entities_of(group, self._known.targets, self._unknown, self._cpus))
+        entities = list(entities_of(group, self._targets, self._unknown, self._cpus))
         for name, kpi in group.kpis.items():
             if kpi.metric is None or not entities:
                 continue
@@ -360,7 +361,7 @@ class _Phase:
 
     def _counters(self) -> Iterator[Row]:
         """Give every counter of the payload that no group knows, its label sets summed up."""
-        for target in self._known.targets:
+        for target in self._targets:
             if target.kind != "payload":
                 continue
             described = load_vocabulary().metrics

@@ -14,11 +14,18 @@ from jobmeter import __version__
 from jobmeter.events import EventLog
 from jobmeter.manifest import PlannedTarget, RunManifest
 from jobmeter.window import Phase, Window
-from jobmeter_analysis.attempt import LOCAL, Attempt, clock_offsets_ms, selectors_of, skewed
+from jobmeter_analysis.attempt import (
+    LOCAL,
+    Attempt,
+    clock_offsets_ms,
+    clocks_of,
+    selectors_of,
+    skewed,
+)
 from jobmeter_analysis.catalogue import Catalogue
 from jobmeter_analysis.entities import knows_any
 from jobmeter_analysis.recording import Recording, Series, widened
-from jobmeter_analysis.targets import Target, TargetBuilder, TargetName
+from jobmeter_analysis.targets import UNKNOWN_CLOCK, Target, TargetBuilder, TargetName
 from jobmeter_analysis.vocabulary import load_vocabulary
 
 NO_SERVICE = "recording"
@@ -54,8 +61,9 @@ def read_foreign(
             builders[name] = TargetBuilder(name, "recorded", None, "", vocabulary)
         builders[name].add_series(one)
     offsets = clock_offsets_ms(series)
+    clocks = clocks_of(offsets)
     targets = tuple(
-        builder.build(clock_offset_ms=offsets.get(name.node, 0.0))
+        builder.build(clock=clocks.get(name.node, UNKNOWN_CLOCK))
         for name, builder in sorted(builders.items())
     )
     nodes = tuple(sorted({target.name.node for target in targets}))

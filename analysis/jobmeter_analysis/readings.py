@@ -6,14 +6,15 @@ zero.
 
 A zero that is claimed too early is still true, as a counter that does not exist has counted
 nothing. One that is claimed too late makes the lower bound wrong. So a birth that a process tells
-(``_created``, its start) is taken from its clock to the recorder's, moved ``CLOCK_TICK_MS`` back,
-and dropped when a reading contradicts it; an answer without the counter proves a zero at its
-beginning, not at its end; and of the failed attempts to read only those prove that nobody was
-there that failed at once, as a refused connection does and a timeout does not.
+(``_created``, its start) is taken from its clock to the recorder's, moved back by what that clock
+may be off, a start by ``CLOCK_TICK_MS``, and dropped when a reading contradicts it; an answer
+without the counter proves a zero at its beginning, not at its end; and of the failed attempts to
+read only those prove that nobody was there that failed at once, as a refused connection does and a
+timeout does not.
 
 What nothing tells cannot be seen: a process that lived and died between two readings, a restart
 that overtakes the last reading when no process says when it began, a clock that is off by more
-than a tick without ``clock_offset_ms`` saying so.
+than a tick without its ``Clock`` saying so.
 """
 
 from __future__ import annotations
@@ -451,14 +452,15 @@ class _Rows:
         if self._nobody_at_start() and self._begun_since_start(0) is not False:
             return min(a, first)
         created = self._block.created_ms
-        told = [self._begun_of(0)]
+        told: list[tuple[float | None, int]] = [(self._begun_of(0), CLOCK_TICK_MS)]
         if created is not None:
-            told.insert(0, created - self._target.clock_offset_ms)
-        for at in told:
+            error_ms = self._target.clock.error_ms
+            told.insert(0, (created - self._target.clock.offset_ms, error_ms))
+        for at, error_ms in told:
             # Later than the first reading is no birth of what was read; a clock is wrong, or
             # another process is meant.
-            if at is not None and at - CLOCK_TICK_MS <= latest:
-                return min(int(at) - CLOCK_TICK_MS, first)
+            if at is not None and at - error_ms <= latest:
+                return min(int(at) - error_ms, first)
         refused = _refused_ms(self._target)
         refused = refused[refused < first]
         return int(refused[-1]) if refused.size else None
@@ -546,14 +548,14 @@ def _process_starts_ms(target: Target, times_ms: Times) -> Values:
         if track.times_ms.size:
             at = np.minimum(np.searchsorted(track.times_ms, times_ms), track.times_ms.size - 1)
             begun = np.where(track.times_ms[at] == times_ms, track.values[at], begun)
-    return begun * 1000 - target.clock_offset_ms
+    return begun * 1000 - target.clock.offset_ms
 
 
 def _process_start_at_edge_ms(target: Target, index: int) -> float:
     """Return when the process that answered at a boundary says it began; NaN if unknown."""
     tracks = target.tracks.get(PROCESS_START, ())
     told = next((t.edges[index] for t in tracks if index in t.edges), float("nan"))
-    return 1000 * told - target.clock_offset_ms
+    return 1000 * told - target.clock.offset_ms
 
 
 def _process_start_after_ms(target: Target, at_ms: int) -> float | None:
@@ -570,7 +572,7 @@ def _process_start_after_ms(target: Target, at_ms: int) -> float | None:
         ]
     if not told:
         return None
-    begun = 1000 * min(told)[1] - target.clock_offset_ms
+    begun = 1000 * min(told)[1] - target.clock.offset_ms
     return begun if begun <= at_ms else None
 
 

@@ -90,7 +90,7 @@ class _Attempt:
             return []
 
     def edges(self, wanted: Callable[[str], bool]) -> Mapping[TargetName, Sequence[Edge]]:
-        edges, problems = read_edges(self.paths, wanted, ())
+        edges, problems = read_edges(self.paths, wanted)
         for problem in problems:
             _warn(problem)
         return edges

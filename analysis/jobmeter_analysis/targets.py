@@ -55,6 +55,7 @@ class Boundary:
         after_ms: When it was complete.
         usable: Whether there is an exposition.
         whole: Whether the exposition is complete, so that what is not in it was not there.
+        left: Whether it is what a payload left behind when it ended.
     """
 
     phase: str
@@ -63,6 +64,7 @@ class Boundary:
     after_ms: int
     usable: bool
     whole: bool
+    left: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,23 @@ class Scrapes:
     shift_ms: int = STAMP_SHIFT_MS
 
 
+@dataclass(frozen=True)
+class Clock:
+    """A clock beside the one that stamped the samples.
+
+    Args:
+        offset_ms: How far it is ahead.
+        error_ms: How far off that may be.
+    """
+
+    offset_ms: float = 0.0
+    error_ms: int = 1000
+
+
+UNKNOWN_CLOCK = Clock()
+SAME_CLOCK = Clock(error_ms=STAMP_SHIFT_MS)
+MEASURED_ERROR_MS = 100
+"""A clock is measured by a scrape, which takes some milliseconds, and it may drift."""
 NO_TIMES: Times = np.empty(0, np.int64)
 NO_SCRAPES = Scrapes(NO_TIMES, NO_TIMES, np.empty(0, np.bool_))
 
@@ -127,7 +146,7 @@ class Target:
         counters: Names of counters that are not in the vocabulary.
         run_id: Of the run this should belong to.
         job_start_ms: When the job began, if its cgroups began with it; else None.
-        clock_offset_ms: How far its clock is ahead of the one that stamped the samples.
+        clock: Its clock, beside the one that stamped the samples.
         third_party: Whether it is part of the stack and yet does not say of which run.
         chosen: Label sets that were asked for, by what was asked.
     """
@@ -141,7 +160,7 @@ class Target:
     tracks: Mapping[str, tuple[Track, ...]] = field(default_factory=dict)
     counters: frozenset[str] = frozenset()
     job_start_ms: int | None = None
-    clock_offset_ms: float = 0.0
+    clock: Clock = UNKNOWN_CLOCK
     third_party: bool = False
     chosen: dict[Hashable, tuple[Track, ...]] = field(
         default_factory=dict, repr=False, compare=False
@@ -202,6 +221,13 @@ class Target:
         recorded = self.scrapes.times_ms[~self.scrapes.up]
         return np.unique(np.concatenate([recorded, np.array(edges, np.int64)]))
 
+    def over(self, window: Window) -> bool:
+        """Whether it had left its last exposition before ``window``, and never came back."""
+        left = max((one.after_ms for one in self.boundaries if one.left), default=None)
+        if left is None or left > window.start_ms:
+            return False
+        return not (self.answered_ms > left).any()
+
     def answers(self, window: Window, phase: str) -> Times:
         """Return when it answered in ``window``; the phase's own edges stand at its ends."""
         times = self.answered_ms
@@ -260,15 +286,15 @@ class Edge:
 def read_edges(
     attempt: AttemptPaths,
     wanted: Callable[[str], bool],
-    whole_services: Collection[str],
+    stack: Collection[str] | None = None,
 ) -> tuple[dict[TargetName, list[Edge]], list[str]]:
     """Return the fetches of all boundaries by target, and what could not be read, in words.
 
     Args:
         attempt: Whose edges.
         wanted: Which metrics of a target to keep.
-        whole_services: Services of which every metric is kept: a counter there is known by its
-            declared type, whatever its name.
+        stack: Services of which no more is kept, None for all. Of the others, the payload's, every
+            metric is: a counter there is known by its declared type, whatever its name.
     """
     edges: dict[TargetName, list[Edge]] = {}
     problems: list[str] = []
@@ -278,11 +304,13 @@ def read_edges(
         if side is None:
             continue
         for fetch in read_fetches(folder):
-            keep = None if fetch.service in whole_services else wanted
+            keep = wanted if stack is None or fetch.service in stack else None
             exposition = _exposition_of(fetch, keep, problems)
             usable = exposition is not None
             whole = exposition is not None and not exposition.torn
-            boundary = Boundary(phase, side, fetch.before_ms, fetch.after_ms, usable, whole)
+            boundary = Boundary(
+                phase, side, fetch.before_ms, fetch.after_ms, usable, whole, fetch.left
+            )
             name = TargetName(fetch.service, fetch.node)
             edges.setdefault(name, []).append(Edge(boundary, exposition))
     return edges, problems
@@ -352,8 +380,8 @@ class TargetBuilder:
         """Add the fetches of this target, in order of time."""
         self._edges.extend(sorted(edges, key=lambda edge: edge.boundary.before_ms))
 
-    def build(self, job_start_ms: int | None = None, clock_offset_ms: float = 0.0) -> Target:
-        """Return the target."""
+    def build(self, job_start_ms: int | None = None, clock: Clock = UNKNOWN_CLOCK) -> Target:
+        """Return the target; without ``job_start_ms`` its cgroups did not begin with the job."""
         samples, declared = self._edge_samples()
         label_sets = {
             name: [series.labels for series in self._series.get(name, ())]
@@ -378,7 +406,7 @@ class TargetBuilder:
             tracks,
             frozenset(declared - words.keys()),
             job_start_ms,
-            clock_offset_ms,
+            clock,
             self._third_party,
         )
 

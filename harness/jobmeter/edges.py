@@ -36,6 +36,11 @@ class EdgeFetch:
     path: Path
 
     @property
+    def left(self) -> bool:
+        """Whether it is what a payload left behind."""
+        return self.status == "left"
+
+    @property
     def usable(self) -> bool:
         """Whether there is an exposition to read."""
         return self.status in ("ok", "left")

@@ -9,7 +9,7 @@ from jobmeter.window import Phase, Window
 from jobmeter_analysis.counters import increases
 from jobmeter_analysis.histogram_statistics import histogram_block
 from jobmeter_analysis.readings import blocks, creations, seen_in
-from jobmeter_analysis.targets import NO_TIMES, Boundary, Scrapes, Target, TargetName, Track
+from jobmeter_analysis.targets import NO_TIMES, Boundary, Clock, Scrapes, Target, TargetName, Track
 
 A, B = 101_000, 158_000
 PHASE = Phase("main", Window(A, B))
@@ -40,7 +40,7 @@ def bounds(
         Scrapes(times, times + took, answered),
         tuple(boundaries),
         {"work_total": (track(points, edges),), **more},
-        clock_offset_ms=offset,
+        clock=Clock(offset),
     )
     (block,) = blocks(target.tracks["work_total"], creations(target, "work_total"))
     up = increases(seen_in(PHASE, block, target, since).readings, PHASE.window)

@@ -17,7 +17,9 @@ from jobmeter_analysis.exposition import Exposition, Sample
 from jobmeter_analysis.recording import Series
 from jobmeter_analysis.targets import (
     NO_TIMES,
+    UNKNOWN_CLOCK,
     Boundary,
+    Clock,
     Edge,
     Target,
     TargetBuilder,
@@ -244,6 +246,7 @@ class _Recorder:
         # Known and large, or not known and less than a tick.
         self.known = random.random() < 0.3
         self.ahead = random.randrange(-9000, 9000) if self.known else random.randrange(-400, 400)
+        self.clock_error = 2 if self.known else 1000
         self.readings = []
         self.scrapes = []
         self.samples = {}
@@ -366,7 +369,9 @@ class _Recorder:
             builder.add_series(series)
         builder.add_edges(edges)
         start = self.processes[0].began if self.since == "job" and self.processes else None
-        return builder.build(start, clock_offset_ms=float(self.ahead) if self.known else 0.0)
+        return builder.build(
+            start, Clock(float(self.ahead), self.clock_error) if self.known else UNKNOWN_CLOCK
+        )
 
     def _series(self):
         yield _series("up", (), [(at, up) for at, _, up in self.scrapes])

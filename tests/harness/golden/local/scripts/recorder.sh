@@ -118,9 +118,10 @@ first_program() {
 }
 
 # local_scratch: sets FOLDER, a new private folder on a file system of this node. Its lock is held
-# by us and by what we start, so that folders of a job that was killed can be told and removed.
+# by us and by what we start, so that folders of a job that was killed can be told and removed. It
+# gets its name when it is locked: another job that starts meanwhile would take it for abandoned.
 local_scratch() {
-  local candidate kind free
+  local candidate kind free draft
   for candidate in "${SCRATCH[@]}"; do
     if [[ $candidate == \$* ]]; then
       candidate=${candidate#\$}
@@ -132,9 +133,11 @@ local_scratch() {
     remove_abandoned "$candidate"
     free=$(stat --file-system --format='%a * %S' -- "$candidate") || continue
     (( free >= SCRATCH_BYTES )) || continue
-    FOLDER=$(mktemp --directory -- "$candidate/jobmeter.XXXXXXXX") || continue
-    exec {SCRATCH_LOCK}>"$FOLDER/lock"
-    flock --nonblock "$SCRATCH_LOCK" && return 0
+    draft=$(mktemp --directory -- "$candidate/jobmeter-new.XXXXXXXX") || continue
+    exec {SCRATCH_LOCK}>"$draft/lock"
+    FOLDER="$candidate/jobmeter.${draft##*.}"
+    flock --nonblock "$SCRATCH_LOCK" && mv --no-target-directory -- "$draft" "$FOLDER" && return 0
+    rm -rf -- "$draft"
   done
   return 1
 }
@@ -166,8 +169,8 @@ free_port() {
 fetch() {
   local folder=$1 service=$2 node=$3 url=$4 kind=$5 status=ok before after credentials=()
   local file="$service@$node.prom"
-  # The password goes to our own exporters only, never to an address from the job file.
-  [[ $kind == stack ]] && credentials=(--config "$SECRETS/curl.conf")
+  # The password goes to what asks for it, never to an address from the job file.
+  [[ $kind != payload ]] && credentials=(--config "$SECRETS/curl.conf")
   now
   before=$NOW
   get "$url" "${credentials[@]}" --output "$folder/.$file" 2>"$folder/.$file.error" ||
@@ -175,7 +178,7 @@ fetch() {
   now
   after=$NOW
   rm -f -- "$folder/.$file.error"
-  if [[ $status == ok && $kind == stack && " ${NAMELESS[*]} " != *" $service "* ]] &&
+  if [[ $status == ok && $kind != payload && " ${NAMELESS[*]} " != *" $service "* ]] &&
     ! grep --quiet --fixed-strings "$IDENTITY" "$folder/.$file"; then
     status=foreign
   fi
@@ -224,6 +227,61 @@ fetch_edges() {
   [[ $2 != end ]] || take_left "$folder"
   rm -rf -- "$ATTEMPT/edges/$1.$2"
   mv -- "$folder" "$ATTEMPT/edges/$1.$2"
+}
+
+readonly ENDPOINTS="$ATTEMPT/endpoints"
+readonly ANNOUNCEMENT='^\{"schema": 1, "service": "([A-Za-z0-9_.-]+)", "node": "([A-Za-z0-9_.-]+)", "host": "([A-Za-z0-9_.:-]+)", "port": ([0-9]+), "path": "(/[A-Za-z0-9_./-]*)", "auth": "(none|basic)", "run_id": "([^"]*)"'
+readonly PLANNED=(node cgroup prometheus)
+ANNOUNCED=''      # the files that were read last
+ANNOUNCED_TURNS=0 # of the loop since then
+declare -A ENDPOINT_SAID
+
+# take_announcements: new and gone files are seen at once, one that was replaced a little later:
+# reading hundreds of them each second is not for a network file system.
+take_announcements() {
+  local paths=("$ENDPOINTS"/*.json)
+  [[ -e ${paths[0]} || -n $ANNOUNCED ]] || return 0
+  [[ ${paths[*]} != "$ANNOUNCED" ]] || (( ++ANNOUNCED_TURNS >= 10 )) || return 0
+  ANNOUNCED=${paths[*]}
+  ANNOUNCED_TURNS=0
+  publish_announced "${paths[@]}"
+}
+
+publish_announced() { # FILE...
+  local path line json_text=''
+  : >"$TARGETS/.announced.tsv"
+  for path in "$@"; do
+    line=''
+    if [[ -f $path ]]; then IFS= read -r line <"$path"; fi
+    if [[ $line =~ $ANNOUNCEMENT ]]; then announced "${BASH_REMATCH[@]:1}"; fi
+  done
+  printf '[%s]\n' "$json_text" >"$TARGETS/.announced"
+  cmp --silent -- "$TARGETS/.announced" "$TARGETS/announced.json" && return
+  mv -- "$TARGETS/.announced" "$TARGETS/announced.json"
+  mv -- "$TARGETS/.announced.tsv" "$TARGETS/announced.tsv"
+}
+
+# announced SERVICE NODE HOST PORT PATH AUTH RUN_ID: adds to json_text and the list of the edges.
+announced() {
+  local service=$1 node=$2 host=$3 port=$4 page=$5 auth=$6 kind=announced
+  [[ $7 == "$RUN_ID" ]] || { complain "$service" "$node" 'is of another run'; return; }
+  [[ " ${PLANNED[*]} " != *" $service "* ]] || { complain "$service" "$node" 'has the name of another target'; return; }
+  case $host in
+    127.*|localhost|::1)
+      [[ $node == "$NODE" ]] || { complain "$service" "$node" 'listens where only its own node can reach it'; return; }
+      ;;
+  esac
+  [[ $auth == basic ]] || kind=payload
+  json_text+="${json_text:+, }{\"targets\": [\"$host:$port\"], \"labels\": {\"node\": \"$node\", \"service\": \"$service\", "
+  json_text+="\"job\": \"payload\", \"run_id\": \"$RUN_ID\", \"__metrics_path__\": \"$page\"}}"
+  printf '%s\t%s\thttp://%s:%s%s\t%s\n' "$service" "$node" "$host" "$port" "$page" "$kind" >>"$TARGETS/.announced.tsv"
+  [[ -n ${ENDPOINT_SAID[$service@$node]-} ]] || event_on "$node" endpoint_found service "\"$service\""
+  ENDPOINT_SAID[$service@$node]=1
+}
+
+complain() { # SERVICE NODE WHY
+  [[ -n ${ENDPOINT_SAID[$1@$2]-} ]] || event_on "$2" endpoint_refused service "\"$1\"" why "\"$3\""
+  ENDPOINT_SAID[$1@$2]=1
 }
 
 launch() {
@@ -415,6 +473,7 @@ while [[ -z ${STOPPING-} ]]; do
     break # end of input: the job is over, or its script is gone
   fi
   [[ -n ${GONE-} ]] || supervise
+  take_announcements
   if ! in_time "$next"; then
     checkpoint checkpoint
     now

@@ -120,9 +120,10 @@ first_program() {
 }
 
 # local_scratch: sets FOLDER, a new private folder on a file system of this node. Its lock is held
-# by us and by what we start, so that folders of a job that was killed can be told and removed.
+# by us and by what we start, so that folders of a job that was killed can be told and removed. It
+# gets its name when it is locked: another job that starts meanwhile would take it for abandoned.
 local_scratch() {
-  local candidate kind free
+  local candidate kind free draft
   for candidate in "${SCRATCH[@]}"; do
     if [[ $candidate == \$* ]]; then
       candidate=${candidate#\$}
@@ -134,9 +135,11 @@ local_scratch() {
     remove_abandoned "$candidate"
     free=$(stat --file-system --format='%a * %S' -- "$candidate") || continue
     (( free >= SCRATCH_BYTES )) || continue
-    FOLDER=$(mktemp --directory -- "$candidate/jobmeter.XXXXXXXX") || continue
-    exec {SCRATCH_LOCK}>"$FOLDER/lock"
-    flock --nonblock "$SCRATCH_LOCK" && return 0
+    draft=$(mktemp --directory -- "$candidate/jobmeter-new.XXXXXXXX") || continue
+    exec {SCRATCH_LOCK}>"$draft/lock"
+    FOLDER="$candidate/jobmeter.${draft##*.}"
+    flock --nonblock "$SCRATCH_LOCK" && mv --no-target-directory -- "$draft" "$FOLDER" && return 0
+    rm -rf -- "$draft"
   done
   return 1
 }
