@@ -28,6 +28,10 @@ _LEVEL_BY_NAME = {
     "panic": "critical",
 }
 
+LONGEST_LABEL = 120
+LONGEST_MATCHED = 1024
+"""Characters of a line or of a field that a pattern sees: they bound its time (``log_pattern``)."""
+
 Groups = Mapping[str, "str | None"]
 """The named groups of a match; None for one that took no part in it."""
 
@@ -98,21 +102,18 @@ class Rule:
         if self.contains and self.contains not in line:
             return None
         if self.pattern is not None:
-            found = self.pattern.search(line)
+            found = self.pattern.search(line, 0, LONGEST_MATCHED)
             return None if found is None else found.groupdict()
         if record is None:
             return None
         groups: dict[str, str | None] = {}
         for names, pattern in self.fields:
             text = _first(record, names)
-            found = None if text is None else pattern.search(text)
+            found = None if text is None else pattern.search(text, 0, LONGEST_MATCHED)
             if found is None:
                 return None
             groups |= found.groupdict()
         return groups
-
-
-LONGEST_LABEL = 120
 
 
 @dataclass(frozen=True)

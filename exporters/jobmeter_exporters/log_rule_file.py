@@ -55,8 +55,12 @@ def read_rules(name: str) -> list[tuple[str, Any]]:
     except (OSError, UnicodeDecodeError) as cause:
         raise ExporterError(f"cannot read the rules {name}: {cause}; give a text file") from cause
     except (yaml.YAMLError, RecursionError) as cause:
-        problem = " ".join(str(cause).split())
-        raise ExporterError(f"{name} is no YAML: {problem}; mind the quotes of patterns") from cause
+        mark = getattr(cause, "problem_mark", None)
+        place = "" if mark is None else f" in line {mark.line + 1}"
+        problem = getattr(cause, "problem", None) or " ".join(str(cause).split())
+        raise ExporterError(
+            f"{name} is no YAML{place}: {problem}; mind the quotes of patterns"
+        ) from cause
     if not isinstance(data, dict) or list(data) != ["rules"] or not isinstance(data["rules"], list):
         raise ExporterError(f"{name} has to have one key, 'rules', with a list of rules")
     return [(f"{name}: rule {number}", rule) for number, rule in enumerate(data["rules"], 1)]

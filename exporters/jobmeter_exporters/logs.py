@@ -8,7 +8,7 @@ may come later, and is followed through rotations and truncations. ``--logs-rule
 rule, lines and bytes are counted.
 
 A thread reads; a scrape has what was read up to half a second ago. Of a line the first 16 KiB are
-looked at. Events are the log's own words: what a service logs, prompts and keys included, is in
+read. Events are the log's own words: what a service logs, prompts and keys included, is in
 the events file too, which is for its owner alone.
 """
 

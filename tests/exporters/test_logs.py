@@ -397,7 +397,7 @@ def test_all_of_it_is_an_exposition(tmp_path):
     options = {"logs_follow": [("s", str(log))], "logs_rules": [str(rules), "json", "levels"]}
     with exporter(options) as collector:
         registry = registry_of(collector)
-        until(lambda: registry.get_sample_value("jobmeter_log_bytes_total", {"service": "s"}))
+        until(lambda: registry.get_sample_value("jobmeter_log_unread_bytes", {"service": "s"}) == 0)
         text = generate_latest(registry).decode()
     names = {family.name for family in text_string_to_metric_families(text)}
     assert {"x", "jobmeter_log_lines", "jobmeter_log_unread_bytes"} <= names

@@ -255,6 +255,9 @@ HISTOGRAM = {"histogram": "x", "help": "X.", "value": "n", "buckets": [1, 2]}
         ({"match": "(", "metrics": [COUNTER]}, "is no regular expression: missing"),
         ({"match": "(a+)+", "metrics": [COUNTER]}, "repeats a repeat"),
         ({"match": "(?:(?:a|b*)c)*", "metrics": [COUNTER]}, "repeats a repeat"),
+        ({"match": r"(.*) took (.*) ms (.*)x", "metrics": [COUNTER]}, "has 3 repeats whose end"),
+        ({"match": r"\w+\d+\w+:", "metrics": [COUNTER]}, "has 3 repeats whose end"),
+        ({"match": r"(?:a|.*)b(?P<n>\S+).*?c", "metrics": [COUNTER]}, "has 3 repeats whose end"),
         ({"fields": {"f": "(?:a{0,999}b?)+"}, "metrics": [COUNTER]}, "repeats a repeat"),
         ({"match": "a", "metrics": [{"help": "X."}]}, "give one of counter, gauge, histogram"),
         ({"match": "a", "metrics": [COUNTER | {"gauge": "y"}]}, "give one of counter"),
@@ -303,6 +306,18 @@ def test_a_rule_that_is_none(entry, why):
     assert str(caught.value).startswith("own.yaml: rule 1")
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"(?P<x>.*) took (?P<y>.*) ms",
+        r"\| *(?P<a>\S+) \| *(?P<b>[\d.]+) (?P<c>[a-z]+): \"(?P<d>[^\"]*)\" (?P<e>\w+)-(?P<f>.*)",
+        r"(?P<a>\w+)=(?P<b>\w+), (?P<c>[^,]+), (?P<d>\d+)\s+(?P<e>[A-Z]+)",
+    ],
+)
+def test_a_pattern_whose_repeats_end_clearly_is_taken(pattern):
+    assert made_of(match=pattern, metrics=[COUNTER]).rules
+
+
 def test_a_name_that_an_exporter_has_is_refused():
     with pytest.raises(ExporterError, match="is taken"):
         rule_set([("r", {"match": "a", "metrics": [COUNTER]})], taken={"x_total"})
@@ -311,7 +326,7 @@ def test_a_name_that_an_exporter_has_is_refused():
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("rules: [", "is no YAML: while parsing"),
+        ("rules: [", "is no YAML in line 1: expected"),
         ("", "one key, 'rules'"),
         ("rules: {}", "one key, 'rules'"),
         ("rule: []", "one key, 'rules'"),
