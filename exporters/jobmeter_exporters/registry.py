@@ -28,8 +28,8 @@ class Exporter(Protocol):
     """What the module of an exporter has. Its docstring begins with a line for ``--help``.
 
     A collector that is a context manager too is entered before the first scrape and left behind
-    the last one: there it starts and ends what runs in the background. One that is ``routes.Routes`` too has
-    pages of its own on the same port.
+    the last one: there it starts and ends what runs in the background. One that is
+    ``routes.Routes`` too has pages of its own on the same port.
     """
 
     FAMILIES: Mapping[str, Family]
