@@ -23,6 +23,23 @@ class PayloadTarget:
 
 
 @dataclass(frozen=True)
+class PlannedLog:
+    """A log of the payload.
+
+    Args:
+        service: Whose it is.
+        file: Its path, as one word of the shell in which variables are expanded.
+        rules: The name of rules that come with jobmeter, or such a path.
+        shipped: Whether it is a name.
+    """
+
+    service: str
+    file: ShellText
+    rules: ShellText
+    shipped: bool
+
+
+@dataclass(frozen=True)
 class PlannedPhase:
     """One phase: its name, its shell command and its result files, placeholders filled.
 
@@ -114,6 +131,23 @@ def _result_files(phase: Phase, placeholders: Placeholders, key: str) -> tuple[S
                 "one folder; rename one"
             )
     return tuple(path_word(path) for path in paths)
+
+
+def logs_of(spec: JobSpec, placeholders: Placeholders) -> tuple[PlannedLog, ...]:
+    """Return every log of the payload that is to be followed.
+
+    Raises:
+        SpecError: a placeholder is wrong.
+    """
+    return tuple(
+        PlannedLog(
+            service,
+            path_word(placeholders.filled(log.file, f"logs.{service}.file", for_shell=False)),
+            path_word(placeholders.filled(log.rules, f"logs.{service}.rules", for_shell=False)),
+            shipped=re.fullmatch(r"[a-z]+", log.rules) is not None,
+        )
+        for service, log in spec.logs.items()
+    )
 
 
 _URL = re.compile(

@@ -16,7 +16,9 @@ from jobmeter.manifest import Placement, PlannedTarget
 from jobmeter.payload import (
     PayloadTarget,
     Placeholders,
+    PlannedLog,
     PlannedPhase,
+    logs_of,
     phases_of,
     port_variable,
     targets_of,
@@ -125,6 +127,8 @@ NODE_TARGETS = {
         # One question to the controller is enough for a job.
         NodeTarget("queue", "exporters", "/metrics/queue", placement="first_node"),
         NodeTarget("dcgm", "dcgm", "/metrics", third_party=True),
+        # A process of its own: wrong rules cost nobody else his numbers.
+        NodeTarget("logs", "logs", "/metrics", placement="first_node"),
     )
 }
 AUTO = ("node", "cgroup")
@@ -174,6 +178,7 @@ class Plan:
     node_targets: tuple[NodeTarget, ...]
     found_exporters: tuple[FoundExporter, ...]
     payload_targets: tuple[PayloadTarget, ...]
+    logs: tuple[PlannedLog, ...]
     port_names: tuple[str, ...]
     phases: tuple[PlannedPhase, ...]
     workload: Mapping[str, float]
@@ -303,6 +308,7 @@ def make_plan(spec: JobSpec, site_name: str, site: SiteProfile, context: Context
         node_targets=tuple(NODE_TARGETS[name] for name in _exporters(spec)),
         found_exporters=FOUND_EXPORTERS if spec.monitoring.exporters == "auto" else (),
         payload_targets=targets_of(spec, placeholders),
+        logs=logs_of(spec, placeholders),
         port_names=tuple(port_variable(name) for name in spec.ports),
         phases=phases_of(spec, placeholders),
         workload=numbers_of(spec.workload, spec.resources.nodes, spec.resources.gpus_per_node),
@@ -380,4 +386,5 @@ def _devices_of_step(spec: JobSpec, site: SiteProfile) -> list[str]:
 
 def _exporters(spec: JobSpec) -> Sequence[str]:
     exporters = spec.monitoring.exporters
-    return AUTO if isinstance(exporters, str) else tuple(dict.fromkeys(exporters))
+    chosen = AUTO if isinstance(exporters, str) else tuple(dict.fromkeys(exporters))
+    return (*chosen, "logs") if spec.logs else chosen

@@ -16,7 +16,7 @@ from jobmeter.workload import Workload
 
 Exporter = Literal["node", "cgroup", "nvidia", "dcgm", "hl-smi", "queue"]
 
-OWN_SERVICES = (*get_args(Exporter), "prometheus")
+OWN_SERVICES = (*get_args(Exporter), "logs", "prometheus")
 """``service`` labels of our own stack; an endpoint of the payload needs another name."""
 
 SHORTEST_INTERVAL_S = 0.1
@@ -146,6 +146,13 @@ class Phase(strict.StrictModel):
     results: FilePaths = Field(default_factory=list)
 
 
+class FollowedLog(strict.StrictModel):
+    """A log of the payload, and the rules by which its lines become metrics and events."""
+
+    file: FilePath
+    rules: FilePath
+
+
 class JobSpec(strict.StrictModel):
     """A whole job file."""
 
@@ -154,6 +161,7 @@ class JobSpec(strict.StrictModel):
     monitoring: Monitoring = Field(default_factory=Monitoring)
     ports: list[PortName] = Field(default_factory=list)
     metrics: dict[Name, Line] = Field(default_factory=dict)
+    logs: dict[Name, FollowedLog] = Field(default_factory=dict)
     workload: Workload = Field(default_factory=Workload)
     run: Command | None = None
     phases: list[Phase] = Field(default_factory=list)

@@ -25,6 +25,10 @@ JOBS = {
             "monitoring": {"interval": "1s", "required": True},
             "ports": ["train"],
             "metrics": {"training": "http://localhost:{{ ports.train }}/metrics"},
+            "logs": {
+                "ollama": {"file": "$SCRATCH/it's.log", "rules": "ollama"},
+                "own": {"file": "own.log", "rules": "{{ job_dir }}/rules.yaml"},
+            },
             "phases": [
                 {
                     "name": "warmup",

@@ -198,6 +198,24 @@ exporters_command() {
   own_command "$1" "${OWN[@]}" "${OWN_OPTIONS[@]}"
 }
 
+# absolute PATH: sets ABSOLUTE; paths of the job file start where the job does.
+absolute() {
+  ABSOLUTE=$1
+  [[ $1 == /* ]] || ABSOLUTE=$STARTED_IN/$1
+}
+
+logs_command() {
+  local options=(--logs-events "${LOGS%/*}/log_events.jsonl")
+  absolute "${SCRATCH-}"'/it'"'"'s.log'
+  options+=(--logs-follow ollama="$ABSOLUTE")
+  options+=(--logs-rules ollama=ollama)
+  absolute own.log
+  options+=(--logs-follow own="$ABSOLUTE")
+  absolute /jobs/rules.yaml
+  options+=(--logs-rules own="$ABSOLUTE")
+  own_command "$1" logs "${options[@]}"
+}
+
 # ours PORT: does this port answer with our password and this run's name?
 ours() {
   get "http://127.0.0.1:$1/metrics" --config "$SECRETS/curl.conf" 2>/dev/null |
@@ -288,6 +306,7 @@ leave() {
   rm -rf -- "$WORK"
 }
 
+readonly STARTED_IN=$PWD
 local_scratch || FOLDER=$(mktemp --directory)
 readonly WORK=$FOLDER
 cd -- "$WORK" || exit 1 # python -m looks for modules in the working folder first
@@ -313,6 +332,10 @@ for service in $FOUND; do OWN+=("$service"); done
 PAGES[exporters]=''
 for service in "${OWN[@]}"; do PAGES[exporters]+=" $service=/metrics/$service"; done
 (( ${#OWN[@]} == 0 )) || COMPONENTS+=(exporters)
+if [[ $NODE == "$FIRST_NODE" ]]; then
+  COMPONENTS+=(logs)
+  PAGES[logs]='logs=/metrics'
+fi
 for component in "${COMPONENTS[@]}"; do
   launch "$component" || give_up "$component" "its program is not on this node"
 done
