@@ -21,17 +21,16 @@ class Clock:
         return self.now_s
 
 
-CLOCK = Clock()
-time.monotonic = CLOCK  # before the import: it is a default there
-
-from prometheus_client import CollectorRegistry, generate_latest  # noqa: E402
-
-from jobmeter_exporters import nvidia, nvidia_patience, nvidia_sampler  # noqa: E402
-from jobmeter_exporters.__main__ import parse  # noqa: E402
-from jobmeter_exporters.watched import Watched  # noqa: E402
-
-
 def main():
+    clock = time.monotonic = Clock()
+
+    # Not before: the clock is a default there.
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    from jobmeter_exporters import nvidia, nvidia_patience, nvidia_sampler
+    from jobmeter_exporters.__main__ import parse
+    from jobmeter_exporters.watched import Watched
+
     socket.gethostname = lambda: "n1"
     if "JOBMETER_TEST_LONGEST_S" in os.environ:
         nvidia_patience.LONGEST_S = float(os.environ["JOBMETER_TEST_LONGEST_S"])
@@ -52,7 +51,7 @@ def main():
         print("ready", flush=True)
         for line in sys.stdin:
             command = json.loads(line)
-            CLOCK.now_s += command["advance_s"]
+            clock.now_s += command["advance_s"]
             answer = {}
             if command["do"] == "sample":
                 samplers[0].read()
