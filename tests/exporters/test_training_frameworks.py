@@ -41,6 +41,7 @@ def run(tmp_path):
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
         "HOME": str(tmp_path),
+        "TMPDIR": str(tmp_path),  # torchrun leaves folders behind
     }
 
     def run(*arguments, launcher=()):
