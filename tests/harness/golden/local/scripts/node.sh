@@ -201,10 +201,15 @@ exporters_command() {
   own_command "$1" "${OWN[@]}" "${OWN_OPTIONS[@]}"
 }
 
+# exposes PORT GREP_OPTION PATTERN [CURL_OPTION]...: does what this port answers have such a line? All of it is
+# read: a grep that leaves early breaks the pipe of a curl with more to write, and so looks like no.
+exposes() {
+  get "http://127.0.0.1:$1/metrics" "${@:4}" 2>/dev/null | grep --count "$2" -- "$3" >/dev/null
+}
+
 # ours PORT: does this port answer with our password and this run's name?
 ours() {
-  get "http://127.0.0.1:$1/metrics" --config "$SECRETS/curl.conf" 2>/dev/null |
-    grep --quiet --fixed-strings "$IDENTITY"
+  exposes "$1" --fixed-strings "$IDENTITY" --config "$SECRETS/curl.conf"
 }
 
 # answers COMPONENT: does it answer as it should?

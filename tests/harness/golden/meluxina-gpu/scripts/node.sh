@@ -205,7 +205,7 @@ DCGM_SILENT=0   # how often it said nothing then
 
 # tells_of_gpus PORT [CURL_OPTION]...
 tells_of_gpus() {
-  get "http://127.0.0.1:$1/metrics" "${@:2}" 2>/dev/null | grep --count '^DCGM_FI_' >/dev/null
+  exposes "$1" --basic-regexp '^DCGM_FI_' "${@:2}"
 }
 
 # choose_dcgm: one that listens already has no password of ours, so it comes through our gateway.
@@ -273,10 +273,15 @@ watch_dcgm() {
   fi
 }
 
+# exposes PORT GREP_OPTION PATTERN [CURL_OPTION]...: does what this port answers have such a line? All of it is
+# read: a grep that leaves early breaks the pipe of a curl with more to write, and so looks like no.
+exposes() {
+  get "http://127.0.0.1:$1/metrics" "${@:4}" 2>/dev/null | grep --count "$2" -- "$3" >/dev/null
+}
+
 # ours PORT: does this port answer with our password and this run's name?
 ours() {
-  get "http://127.0.0.1:$1/metrics" --config "$SECRETS/curl.conf" 2>/dev/null |
-    grep --quiet --fixed-strings "$IDENTITY"
+  exposes "$1" --fixed-strings "$IDENTITY" --config "$SECRETS/curl.conf"
 }
 
 # answers COMPONENT: does it answer as it should?
