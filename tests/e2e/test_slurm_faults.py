@@ -1,7 +1,9 @@
 """Jobs that end badly, and components that are killed: what is left, and what is said of it."""
 
+import math
+
 import pytest
-from slurm_user import kill, now_ms, until
+from slurm_user import UNTIL_TOLD, kill, now_ms, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.prometheus]
 
@@ -117,8 +119,16 @@ name: serves
 resources: {{nodes: 2, time: "00:05:00"}}
 monitoring: {{interval: 1s, checkpoint_interval: {CHECKPOINT_S:g}s}}
 phases:
-  - {{name: serve, run: "sleep 20"}}
+  - {{name: serve, run: '{UNTIL_TOLD}'}}
 """
+TARGETS_MS = 5000
+"""A Prometheus takes up its targets at a tick of 5 s (DefaultDiscoveryReloadInterval)."""
+
+
+def back_ms(run):
+    """When a Prometheus was started again; for ever, if it was not."""
+    starts = [e["t"] for e in run.events("component_start") if e["component"] == "prometheus"]
+    return starts[1] if len(starts) > 1 else math.inf
 
 
 def test_prometheus_is_killed_and_comes_back(user):
@@ -127,6 +137,14 @@ def test_prometheus_is_killed_and_comes_back(user):
     killed = now_ms(user)
     kill(user, "mel0001", "--storage.tsdb.path", run.folder.name)
     run.wait_for_event("component_exit", component="prometheus", status=137)
+    until(
+        lambda: (
+            len([e for e in run.events("checkpoint") if e["t"] > back_ms(run) + TARGETS_MS]) > 2
+        ),
+        60,
+        lambda: str(run.events()),
+    )
+    run.enough()
     run.wait_for_end()
     report = run.table()
     # Its own samples stop for seconds, because it takes up targets at a 5 s tick ...
@@ -149,13 +167,27 @@ def test_prometheus_is_killed_and_comes_back(user):
     assert [(e["component"], e["status"]) for e in exits] == [("prometheus", 137)]
 
 
+def started(run, component):
+    return [
+        event
+        for event in run.events("component_start")
+        if (event["component"], event["node"]) == (component, "mel0002")
+    ]
+
+
 @pytest.mark.parametrize("component", ["node_exporter", "exporters"])
 def test_an_exporter_is_killed_and_comes_back(component, user):
     run = user.submit("serves.yaml", SERVES)
     run.wait_for_event("phase_start")
     pattern = {"node_exporter": "--collector.textfile", "exporters": "jobmeter_exporters"}
     kill(user, "mel0002", pattern[component], run.folder.name)
-    run.wait_for_event("component_exit", component=component, status=137, node="mel0002")
+    died = run.wait_for_event("component_exit", component=component, status=137, node="mel0002")
+    until(
+        lambda: [e for e in started(run, component) if e["t"] > died["t"]],
+        30,
+        lambda: str(run.events()),
+    )
+    run.enough()
     run.wait_for_end()
     report = run.table()
     service = {"node_exporter": "node", "exporters": "cgroup"}[component]
@@ -168,26 +200,23 @@ def test_an_exporter_is_killed_and_comes_back(component, user):
     assert monitoring["status"] == "estimated"
 
 
-def restarted(run):
-    return [
-        event
-        for event in run.events("component_start")
-        if (event["component"], event["node"]) == ("node_exporter", "mel0002")
-    ]
-
-
 def test_an_exporter_that_keeps_dying_becomes_a_gap(user):
-    run = user.submit("serves.yaml", SERVES.replace("sleep 20", "sleep 25"))
-    run.wait_for_event("phase_start")
+    run = user.submit("serves.yaml", SERVES)
+    began = run.wait_for_event("phase_start")
     for deaths in range(1, 5):
         kill(user, "mel0002", "--collector.textfile", run.folder.name)
         until(
-            lambda deaths=deaths: len(restarted(run)) > deaths or run.events("component_gave_up"),
+            lambda deaths=deaths: (
+                len(started(run, "node_exporter")) > deaths or run.events("component_gave_up")
+            ),
             30,
             lambda: str(run.events()),
         )
     (gone,) = run.events("component_gave_up")
     assert (gone["component"], gone["node"]) == ("node_exporter", "mel0002")
+    # It is away for at least a third of the phase.
+    until(lambda: now_ms(user) - gone["t"] > (gone["t"] - began["t"]) / 2, 60, lambda: str(gone))
+    run.enough()
     run.wait_for_end()
     report = run.table()
     row = report.one("memory_used_bytes_mean", phase="serve", entity="mel0002")
