@@ -17,8 +17,13 @@ from slurm_user import Table, until
 PROGRAM = Path(__file__).parent / "programs" / "dcgm_exporter.py"
 SITE_PORT = 9400
 JOB = """
-run: sleep {seconds}
+run: {run}
 monitoring: {{interval: 1s, exporters: {exporters}}}
+"""
+
+UNTIL_REPLACED = """|
+  until grep -q source_degraded "$JOBMETER_ATTEMPT_DIR/events.jsonl"; do sleep 0.1; done
+  sleep 2
 """
 
 pytestmark = pytest.mark.prometheus
@@ -75,7 +80,7 @@ def test_dcgm_exporter_is_started_and_believed(started, path, tmp_path, capabili
     asked.chmod(0o755)
     ended(
         started(
-            JOB.format(seconds=4, exporters="[cgroup, dcgm]"),
+            JOB.format(run="sleep 4", exporters="[cgroup, dcgm]"),
             DCGM_STANDIN="works",
             DCGM_STANDIN_PROFILING=profiling,
         )
@@ -91,7 +96,9 @@ def test_dcgm_exporter_is_started_and_believed(started, path, tmp_path, capabili
 
 def test_what_dies_is_replaced_by_nvml(started, path, node, tmp_path):
     ended(
-        started(JOB.format(seconds=4, exporters="[cgroup, dcgm]"), DCGM_STANDIN="dies", **of(node))
+        started(
+            JOB.format(run="sleep 4", exporters="[cgroup, dcgm]"), DCGM_STANDIN="dies", **of(node)
+        )
     )
     table, events = report_of(tmp_path)
     (degraded,) = named(events, "source_degraded")
@@ -103,7 +110,7 @@ def test_what_dies_is_replaced_by_nvml(started, path, node, tmp_path):
 def test_what_falls_silent_is_replaced_while_the_job_runs(started, path, node, tmp_path):
     ended(
         started(
-            JOB.format(seconds=35, exporters="[cgroup, dcgm]"),
+            JOB.format(run=UNTIL_REPLACED, exporters="[cgroup, dcgm]"),
             DCGM_STANDIN="falls-silent",
             DCGM_STANDIN_PROFILING="0",
             **of(node),
@@ -123,7 +130,9 @@ def test_one_that_listens_already_is_used_through_the_gateway(started, path, tmp
         until(lambda: listens(SITE_PORT), 20, lambda: "the stand-in does not listen")
         try:
             # Another one would die.
-            ended(started(JOB.format(seconds=3, exporters="[cgroup, dcgm]"), DCGM_STANDIN="dies"))
+            ended(
+                started(JOB.format(run="sleep 3", exporters="[cgroup, dcgm]"), DCGM_STANDIN="dies")
+            )
         finally:
             site.kill()
     table, events = report_of(tmp_path)
@@ -153,7 +162,7 @@ exec unshare --mount sh -c '
     )
     wrapper.chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=":")
-    ended(started(JOB.format(seconds=4, exporters="auto"), **of(node)))
+    ended(started(JOB.format(run="sleep 4", exporters="auto"), **of(node)))
     table, events = report_of(tmp_path)
     assert [event["services"] for event in named(events, "exporters_found")] == ["nvidia"]
     (up,) = named(events, "targets_up")
