@@ -17,7 +17,7 @@ from pathlib import Path
 
 import job_groups
 
-from jobmeter.plan import NODE_EXPORTER_OPTIONS
+from jobmeter.stack import NODE_EXPORTER_OPTIONS
 from jobmeter_exporters.registry import EXPORTERS
 
 TESTS = Path(__file__).parents[1] / "tests"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from jobmeter.manifest import write_atomically
+from jobmeter.files import write_atomically
 from jobmeter_analysis.engine import Analysis
 
 MANIFEST = "MANIFEST.json"

@@ -22,7 +22,6 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, get_args
-from urllib.parse import urlsplit
 
 import pandas as pd
 
@@ -44,7 +43,7 @@ from jobmeter_analysis.recording import (
     Series,
     Wanted,
 )
-from jobmeter_analysis.sources import open_source
+from jobmeter_analysis.sources import open_source, without_password
 from jobmeter_analysis.sources.prometheus_folder import PrometheusFolder
 from jobmeter_analysis.targets import Edge, TargetName, read_edges
 from jobmeter_analysis.vocabulary import load_vocabulary
@@ -532,7 +531,7 @@ def open_recording(source: str | os.PathLike[str], start: Time, end: Time) -> Ru
         ValueError: a time cannot be read or has no zone, or the window is empty.
     """
     text = str(source)
-    origin = _without_password(text)
+    origin = without_password(text)
     window = Window(_milliseconds(start), _milliseconds(end))
     return Run(origin, "", (), _Foreign(open_source(text), window, origin))
 
@@ -594,15 +593,3 @@ def utc_text(time_ms: int) -> str:
     '1970-01-01 00:00:00 UTC'
     """
     return f"{pd.Timestamp(time_ms, unit='ms', tz='UTC'):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _without_password(source: str) -> str:
-    """Return a source as it may be shown.
-
-    >>> _without_password("https://me:secret@prometheus:9090/x"), _without_password("data/tsdb")
-    ('https://prometheus:9090/x', 'data/tsdb')
-    """
-    if not source.startswith(("http://", "https://")):
-        return source
-    parts = urlsplit(source)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

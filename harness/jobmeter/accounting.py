@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
-from jobmeter.manifest import write_atomically
+from jobmeter.files import write_atomically
 
 SCHEMA_VERSION = 2
 

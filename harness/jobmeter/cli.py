@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import enum
 import os
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -243,10 +242,10 @@ def export_command(
     """
     asked = _asked(run, source, phase is not None)
     window = _window(start, end, phase is not None)
-    from jobmeter_analysis.sources import export, open_source, parquet
+    from jobmeter_analysis.sources import export, open_source, parquet, without_password
 
     if isinstance(asked, str):
-        origin = parquet.Origin(_without_password(asked), window)
+        origin = parquet.Origin(without_password(asked), window)
         done = export.export(open_source(asked), to, origin, force=force)
     else:
         done = export.export_attempt(*_find(asked), to, window, phase, force=force)
@@ -317,21 +316,12 @@ def _analyzed(
 def _analyzed_source(source: str, window: Window, report: Path | None) -> Analysis:
     from jobmeter_analysis.engine import analyze_recording
     from jobmeter_analysis.report import write_report
-    from jobmeter_analysis.sources import open_source
+    from jobmeter_analysis.sources import open_source, without_password
 
-    analysis = analyze_recording(open_source(source), window, _without_password(source))
+    analysis = analyze_recording(open_source(source), window, without_password(source))
     if report is not None:
         write_report(analysis, report)
     return analysis
-
-
-def _without_password(source: str) -> str:
-    """Return a source as it may be shown.
-
-    >>> _without_password("https://me:s@cret@prometheus:9090/x"), _without_password("data/tsdb")
-    ('https://prometheus:9090/x', 'data/tsdb')
-    """
-    return re.sub(r"^(\w+://)[^/?#]*@", r"\1", source)
 
 
 def _give(analysis: Analysis, output_format: Format, all_columns: bool) -> None:

@@ -6,14 +6,13 @@ What was expected is in it, so that what is missing can be named.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from jobmeter.errors import RunFolderError
+from jobmeter.files import write_atomically
 
 SCHEMA_VERSION = 1
 
@@ -75,17 +74,6 @@ class RunManifest:
     git_commit: str | None
     jobmeter_version: str
     workload: Mapping[str, float] = field(default_factory=dict)
-
-
-def write_atomically(text: str, path: Path) -> None:
-    """Replace ``path`` as a whole, mode 0600: a reader never sees half a file."""
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    Path(handle.name).replace(path)
 
 
 def write_manifest(manifest: RunManifest, path: Path) -> None:

@@ -6,6 +6,7 @@ differ. ``open_source`` finds the right one for a text of the command line.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from jobmeter.errors import RecordingError
@@ -41,6 +42,15 @@ def open_source(text: str) -> Recording:
         f"{text}: no such folder or file; a source is a Prometheus data folder, "
         "the URL of a Prometheus, or a Parquet file that 'jobmeter export' wrote"
     )
+
+
+def without_password(source: str) -> str:
+    """Return a source as it may be shown.
+
+    >>> without_password("https://me:s@cret@prometheus:9090/x"), without_password("data/tsdb")
+    ('https://prometheus:9090/x', 'data/tsdb')
+    """
+    return re.sub(r"^(\w+://)[^/?#]*@", r"\1", source)
 
 
 def _folder(path: Path) -> Recording:
