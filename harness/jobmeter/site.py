@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 
 from jobmeter import strict
 from jobmeter.errors import SiteError
+from jobmeter.runtime import Architecture, ImageStore, RuntimeProfile, Vendor
 from jobmeter.spec import Line, SbatchOption, TimeLimit
 
 
@@ -65,6 +66,11 @@ class SiteProfile(strict.StrictModel):
         shared_file_systems: Types (as ``stat -f`` prints them) where Prometheus must not write.
         programs: Names of the programs.
         ports: Ports that the stack may take.
+        runtime: How the stack is put into containers.
+        images: Where those images lie.
+        vendor: Of the accelerators; ``none`` leaves it to what a node finds.
+        offline: Whether compute nodes cannot reach the internet.
+        architecture: Of the compute nodes.
     """
 
     description: Line
@@ -88,6 +94,11 @@ class SiteProfile(strict.StrictModel):
     )
     programs: Programs = Field(default_factory=Programs)
     ports: PortRange = Field(default_factory=PortRange)
+    runtime: RuntimeProfile = Field(default_factory=RuntimeProfile)
+    images: ImageStore = Field(default_factory=ImageStore)
+    vendor: Vendor = "none"
+    offline: bool = False
+    architecture: Architecture = "x86_64"
 
 
 _SHIPPED = Path(__file__).parent / "sites"
