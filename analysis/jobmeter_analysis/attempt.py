@@ -94,6 +94,8 @@ def read_attempt(
     attempt: AttemptPaths,
     catalogue: Catalogue,
     recording: Recording | None = None,
+    *,
+    fetched: bool = True,
 ) -> Attempt:
     """Read everything of one attempt that the catalogue needs.
 
@@ -102,6 +104,8 @@ def read_attempt(
         attempt: Its folder.
         catalogue: What will be computed.
         recording: Where the samples are, by default the attempt's data folder.
+        fetched: Whether what the job fetched at boundaries, and what clients measured, is read
+            too, which a window of the last minute does not need.
 
     Raises:
         RunFolderError: run.json cannot be used, or the attempt left nothing.
@@ -118,7 +122,7 @@ def read_attempt(
     described = list(selectors_of(catalogue, vocabulary))
     planned = [*manifest.targets, *(target for target, _ in _found(log))]
     stack = {target.service for target in planned if target.kind == "stack"}
-    edges, edge_problems = read_edges(attempt, _wanted(described), stack)
+    edges, edge_problems = read_edges(attempt, _wanted(described), stack) if fetched else ({}, [])
     source = recording or PrometheusFolder(attempt.tsdb)
     series, recording_problems = _recorded(source, [*described, *_of_payload(edges)])
     if any(event.fields.get("clean") is True for event in log.named("recording_closed")):
@@ -139,7 +143,8 @@ def read_attempt(
     )
     last_fact = _last_fact_ms(log, targets)
     phases = phases_from(log.events, last_fact)
-    clients = {phase.name: client_rows(attempt, phase.name) for phase in phases}
+    of_clients = phases if fetched else ()
+    clients = {phase.name: client_rows(attempt, phase.name) for phase in of_clients}
     client_problems = [problem for _, problems in clients.values() for problem in problems]
     return Attempt(
         manifest=manifest,

@@ -81,16 +81,16 @@ def read_log(folder: Path, wanted: Wanted, span: Window | None = None) -> Log:
         wanted: Which series.
         span: Samples outside may be left out; None reads all.
     """
-    reader = _Reader(wanted, span)
+    reader = Reader(wanted, span)
     for name in ("wal", "wbl"):
         log = folder / name
         if log.is_dir():
-            for path, last in _files(log, reader.problems):
+            for path, last in log_files(log, reader.problems):
                 reader.read(path, log.parent, last=last)
     return reader.finish()
 
 
-def _files(log: Path, problems: list[str]) -> Iterator[tuple[Path, bool]]:
+def log_files(log: Path, problems: list[str]) -> Iterator[tuple[Path, bool]]:
     """Give the files of a log in order, and whether a file is the one being written.
 
     Only the last checkpoint counts, and segments up to its number are in it.
@@ -119,75 +119,27 @@ def _segments(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(path.name), path) for path in folder.iterdir() if path.name.isdigit())
 
 
-class _Reader:
-    """Takes records in, gives series out."""
+class Index:
+    """Which series the references of a log mean, as far as they are asked for.
 
-    def __init__(self, wanted: Wanted, span: Window | None) -> None:
+    Args:
+        wanted: Which series are.
+    """
+
+    def __init__(self, wanted: Wanted) -> None:
         self._wanted = wanted
-        self._span = span
-        self._series: dict[int, int] = {}
+        self.series: dict[int, int] = {}
         """Number of the wanted series by reference, or ``_UNWANTED``."""
-        self._numbers: dict[LabelKey, int] = {}
-        self._bins: dict[tuple[bytes, int], _Bin] = {}
-        self._binned = 0
-        self._layouts: dict[tuple[bytes, int], list[_Layout]] = {}
-        self._loose = _Loose()
-        self._tombstones: dict[int, list[tuple[int, int]]] = {}
-        self._strangers = 0
-        self._records = 0
-        self._damaged = False
-        self.problems: list[str] = []
+        self.numbers: dict[LabelKey, int] = {}
 
-    def read(self, path: Path, root: Path, *, last: bool) -> None:
-        """Read one segment; ``last`` is the one that Prometheus was writing."""
-        name = path.relative_to(root)
-        damage = _Damage()
-        try:
-            with path.open("rb") as file:
-                self._take(file, damage)
-        except OSError as cause:
-            self.problems.append(f"{name} cannot be read: {cause.strerror}")
-        self.problems.extend(f"{name} {text}" for text in damage.words(last=last))
-        self._damaged |= damage.severe
+    def take(self, record: bytes) -> None:
+        """Read a record of series.
 
-    def _take(self, file: BinaryIO, damage: _Damage) -> None:
-        for record in _records(file, damage):
-            kind = record[0] if record else 0
-            self._records += 1
-            try:
-                if kind == _SAMPLES:
-                    self._take_samples(record, record[:9])
-                elif kind == _SERIES:
-                    self._take_series(record)
-                elif kind == _SAMPLES_V2:
-                    self._take_samples(record, record[: 1 + _varint_length(record, 1)])
-                elif kind == _TOMBSTONES:
-                    self._take_tombstones(record)
-                elif kind not in _PASSED_OVER:
-                    raise DamagedError(f"a record of unknown type {kind}")
-            except (DamagedError, IndexError, ValueError) as cause:
-                damage.add(str(cause))
-
-    def _take_samples(self, record: bytes, start: bytes) -> None:
-        if self._span is not None and not _may_reach(record, self._span):
-            return
-        length = len(record)
-        key = (start, length)
-        found = self._bins.get(key)
-        if found is None:
-            found = self._bins[key] = _Bin(length)
-        if found.add(record):
-            self._binned += length
-            if self._binned > _BINNED_BYTES:
-                self._lay_out()
-        else:
-            self._sort_in(key, found.matrix())
-            found.empty()
-            found.add(record)
-
-    def _take_series(self, record: bytes) -> None:
+        Raises:
+            DamagedError: it ends too early.
+        """
         at, end = 1, len(record)
-        series = self._series
+        series = self.series
         while at < end:
             ref = int.from_bytes(record[at : at + 8], "big")
             count, at = _varint(record, at + 8)
@@ -214,7 +166,86 @@ class _Reader:
         labels = dict(zip(words[::2], words[1::2], strict=True))
         if not self._wanted(name, labels):
             return _UNWANTED
-        return self._numbers.setdefault(tuple(sorted(labels.items())), len(self._numbers))
+        return self.numbers.setdefault(tuple(sorted(labels.items())), len(self.numbers))
+
+
+class Reader:
+    """Takes records in, gives series out.
+
+    Args:
+        wanted: Which series.
+        span: Samples outside may be left out; None for all.
+        index: What is known of the series already.
+    """
+
+    def __init__(self, wanted: Wanted, span: Window | None, index: Index | None = None) -> None:
+        self._span = span
+        self._index = index or Index(wanted)
+        self._series, self._numbers = self._index.series, self._index.numbers
+        self._bins: dict[tuple[bytes, int], _Bin] = {}
+        self._binned = 0
+        self._layouts: dict[tuple[bytes, int], list[_Layout]] = {}
+        self._loose = _Loose()
+        self._tombstones: dict[int, list[tuple[int, int]]] = {}
+        self._strangers = 0
+        self._records = 0
+        self._damaged = False
+        self.problems: list[str] = []
+
+    def read(self, path: Path, root: Path, *, last: bool) -> None:
+        """Read one segment; ``last`` is the one that Prometheus was writing."""
+        name = path.relative_to(root)
+        damage = Damage()
+        try:
+            with path.open("rb") as file:
+                self._take(file, damage)
+        except OSError as cause:
+            self.problems.append(f"{name} cannot be read: {cause.strerror}")
+        self.problems.extend(f"{name} {text}" for text in damage.words(last=last))
+        self._damaged |= damage.severe
+
+    def _take(self, file: BinaryIO, damage: Damage) -> None:
+        for record, _ in records_of(file, damage):
+            try:
+                self.take(record)
+            except (DamagedError, IndexError, ValueError) as cause:
+                damage.add(str(cause))
+
+    def take(self, record: bytes) -> None:
+        """Take one record.
+
+        Raises:
+            DamagedError: it is not what the format says; so may IndexError and ValueError.
+        """
+        kind = record[0] if record else 0
+        self._records += 1
+        if kind == _SAMPLES:
+            self._take_samples(record, record[:9])
+        elif kind == _SERIES:
+            self._index.take(record)
+        elif kind == _SAMPLES_V2:
+            self._take_samples(record, record[: 1 + _varint_length(record, 1)])
+        elif kind == _TOMBSTONES:
+            self._take_tombstones(record)
+        elif kind not in _PASSED_OVER:
+            raise DamagedError(f"a record of unknown type {kind}")
+
+    def _take_samples(self, record: bytes, start: bytes) -> None:
+        if self._span is not None and not _may_reach(record, self._span):
+            return
+        length = len(record)
+        key = (start, length)
+        found = self._bins.get(key)
+        if found is None:
+            found = self._bins[key] = _Bin(length)
+        if found.add(record):
+            self._binned += length
+            if self._binned > _BINNED_BYTES:
+                self._lay_out()
+        else:
+            self._sort_in(key, found.matrix())
+            found.empty()
+            found.add(record)
 
     def _take_tombstones(self, record: bytes) -> None:
         at = 1
@@ -477,14 +508,29 @@ def without(
     return kept
 
 
+def describes_series(record: bytes) -> bool:
+    """Whether a record says which series a reference means."""
+    return record[:1] == bytes((_SERIES,))
+
+
+def first_sample_ms(record: bytes) -> int | None:
+    """Return the time of the first sample of a record; None where it is no record of samples.
+
+    Raises:
+        IndexError: the record ends too early.
+    """
+    if len(record) <= _V1_BODY or record[0] not in (_SAMPLES, _SAMPLES_V2):
+        return None
+    if record[0] == _SAMPLES:
+        return int.from_bytes(record[9:17], "big", signed=True)
+    return _signed_varint(record, 1 + _varint_length(record, 1))[0]
+
+
 def _may_reach(record: bytes, span: Window) -> bool:
     """Whether a record of samples may hold one inside the span."""
-    if len(record) <= _V1_BODY:
+    first = first_sample_ms(record)
+    if first is None:
         return True
-    if record[0] == _SAMPLES:
-        first = int.from_bytes(record[9:17], "big", signed=True)
-    else:
-        first, _ = _signed_varint(record, 1 + _varint_length(record, 1))
     return span.start_ms - _APPEND_REACH_MS <= first <= span.end_ms + _APPEND_REACH_MS
 
 
@@ -621,7 +667,7 @@ def _signed_varint(data: bytes, at: int) -> tuple[int, int]:
     return (number >> 1) ^ -(number & 1), at
 
 
-class _Damage:
+class Damage:
     """What is wrong with one segment."""
 
     def __init__(self) -> None:
@@ -631,6 +677,7 @@ class _Damage:
         """Of the segment as far as it was read."""
 
     def add(self, text: str, at: int | None = None) -> None:
+        """Note something wrong, and at which byte."""
         self._found.append(text if at is None else f"{text} at byte {at}")
 
     @property
@@ -655,14 +702,19 @@ class _Damage:
         return words
 
 
-def _records(file: BinaryIO, damage: _Damage) -> Iterator[bytes]:
-    """Give the records of a segment; after damage, go on with the next page.
+def records_of(file: BinaryIO, damage: Damage, begin: int = 0) -> Iterator[tuple[bytes, int]]:
+    """Give the records of a segment and where each ends; after damage, go on with the next page.
 
     A checksum covers each fragment, so that what is given is what Prometheus wrote.
+
+    Args:
+        file: The segment.
+        damage: Takes what is wrong with it.
+        begin: Where to begin: at the end of a record.
     """
-    began = 0
+    began = begin
     parts: list[bytes] = []
-    for flags, fragment, place in _fragments(file, damage):
+    for flags, fragment, place in _fragments(file, damage, begin):
         kind = flags & 7
         begins = kind in (_FULL, _FIRST)
         if begins:
@@ -681,19 +733,21 @@ def _records(file: BinaryIO, damage: _Damage) -> Iterator[bytes]:
             except (DamagedError, OSError, ValueError, IndexError) as cause:
                 damage.add(f"a record that cannot be decompressed ({cause})", began)
             else:
-                yield record
+                yield record, place + HEADER_BYTES + len(fragment)
     if parts:
         damage.torn(began)
 
 
-def _fragments(file: BinaryIO, damage: _Damage) -> Iterator[tuple[int, bytes, int]]:
+def _fragments(file: BinaryIO, damage: Damage, begin: int) -> Iterator[tuple[int, bytes, int]]:
     """Give type byte, content and place of the fragments of a segment that are whole."""
     checksum = google_crc32c.value
-    place = 0
+    skipped = begin % PAGE_BYTES
+    place = begin - skipped
+    file.seek(place)
     while data := file.read(_CHUNK_BYTES):
         size = len(data)
         damage.size = place + size
-        at = 0
+        at, skipped = skipped, 0
         while at < size:
             page_end = at - at % PAGE_BYTES + PAGE_BYTES
             flags = data[at]
