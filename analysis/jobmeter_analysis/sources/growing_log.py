@@ -113,8 +113,9 @@ class GrowingLog:
         damage = Damage()
         end = begin
         with path.open("rb") as file:
-            for record, end in records_of(file, damage, begin):
+            for record, after in records_of(file, damage, begin):
                 self._keep(record, damage)
+                end = after
         if damage.severe:
             if begin:
                 raise _ChangedError  # perhaps it was written anew
