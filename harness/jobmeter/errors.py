@@ -9,6 +9,8 @@
   - RunFolderError        a run directory is missing, cut short, or of another schema version
   - RecordingError        the recorded samples cannot be read
   - CatalogueError        a KPI definition is wrong
+  - ImageError            an image is missing, damaged, for other machines, or could not be made
+    - ImageRequestError   an image was asked for that there is not, or not in this way
   - InvalidRecordingError the recording is not valid, and it was required to be
 
 Only the command line turns one of these into a line and an exit code.
@@ -62,6 +64,16 @@ class RecordingError(JobmeterError):
 
 class CatalogueError(JobmeterError):
     """A KPI definition is wrong."""
+
+
+class ImageError(JobmeterError):
+    """An image is missing, damaged, for other machines, or could not be made."""
+
+
+class ImageRequestError(ImageError):
+    """An image was asked for that there is not, or not in this way."""
+
+    exit_code = 2
 
 
 class InvalidRecordingError(JobmeterError):
