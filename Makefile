@@ -2,6 +2,7 @@
 # make test   everything that this machine can run
 # make test-truth  the arithmetic against simulated truth, ten thousand examples each (minutes)
 # make test-without-cgroups   the cluster's jobs again, on a Slurm that tracks processes by their parents
+# make test-second-cluster   the cluster's jobs again, on the newest Slurm, Python and Prometheus of Debian
 # make lint   style, types and import directions alone
 # make bench  the measurements of benchmarks/README.md (minutes)
 # make clean  remove what these made
@@ -12,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROGRAMS := $(CURDIR)/.programs
 
-.PHONY: demo test test-truth test-without-cgroups lint bench clean
+.PHONY: demo test test-truth test-without-cgroups test-second-cluster lint bench clean
 
 demo: $(VENV)/.user
 	@programs=$$(tools/get-programs.sh $(PROGRAMS)) && \
@@ -20,7 +21,8 @@ demo: $(VENV)/.user
 
 test: lint
 	tools/install-test-packages.sh tests/cluster_packages.txt
-	@tools/get-prometheus-3.sh $(PROGRAMS)/prometheus-3 || true # says why not; the tests skip then
+	@tools/get-second-root.sh $(PROGRAMS)/sid || true # says why not; the tests skip then
+	@tools/get-prometheus-3.sh $(PROGRAMS)/prometheus-3 || true # the same
 	@tools/get-training-frameworks.sh $(PROGRAMS)/training $(BIN)/python || true # the same
 	$(BIN)/pytest
 
@@ -30,6 +32,11 @@ test-truth: $(VENV)/.dev
 test-without-cgroups: $(VENV)/.dev
 	tools/install-test-packages.sh tests/cluster_packages.txt
 	JOBMETER_CLUSTER_CGROUPS=0 $(BIN)/pytest tests/e2e
+
+test-second-cluster: $(VENV)/.dev
+	tools/install-test-packages.sh tests/cluster_packages.txt
+	tools/get-second-root.sh $(PROGRAMS)/sid
+	JOBMETER_CLUSTER=sid $(BIN)/pytest tests/cluster tests/e2e
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

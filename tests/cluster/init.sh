@@ -38,7 +38,45 @@ for i in "${!sources[@]}"; do
     mount --bind "${sources[i]}" "$state/held/$i"
 done
 
-mount -t proc proc /proc
+# enter_root FOLDER: make another root file system the root of the cluster. What is written to it is
+# kept in memory, and is this cluster's alone.
+enter_root() {
+    local device layer=$state/layer
+    mount -t tmpfs -o mode=755 tmpfs "$layer"
+    mkdir "$layer/upper" "$layer/work"
+    mount -t overlay -o "lowerdir=$1,upperdir=$layer/upper,workdir=$layer/work" overlay /mnt
+    mount --rbind /sys /mnt/sys
+    mkdir -p "/mnt$state"
+    mount --rbind "$state" "/mnt$state"
+    # Its own, because here everybody may use FUSE, as unprivileged containers need it.
+    mount -t tmpfs -o mode=755 tmpfs /mnt/dev
+    for device in full null random tty urandom zero; do
+        cp -a "/dev/$device" /mnt/dev
+    done
+    mknod -m 666 /mnt/dev/fuse c 10 229
+    mkdir /mnt/dev/pts /mnt/dev/shm
+    mount -t devpts -o newinstance,gid=5,mode=620,ptmxmode=666 devpts /mnt/dev/pts
+    ln -s pts/ptmx /mnt/dev/ptmx
+    ln -s /proc/self/fd /mnt/dev/fd
+    for device in 0:stdin 1:stdout 2:stderr; do
+        ln -s "/proc/self/fd/${device%:*}" "/mnt/dev/${device#*:}"
+    done
+    mkdir /mnt/machine
+    cd /mnt
+    # A true change of the root: containers cannot be made below one that was only chrooted to.
+    pivot_root . machine
+    mount -t proc proc /proc # umount reads it
+    umount -l /machine
+    rmdir /machine
+    hash -r
+}
+
+root=$(cat "$state/root")
+if [ -n "$root" ]; then
+    enter_root "$root"
+else
+    mount -t proc proc /proc
+fi
 readlink /proc/self/ns/pid >"$state/pidns"
 hostname login
 
@@ -177,7 +215,7 @@ stage mariadbd
 wait_port mariadbd "$mariadbd" 127.0.0.1 3306
 
 stage slurmdbd
-slurmdbd -D >"$state/log/slurmdbd.log" 2>&1 &
+LD_LIBRARY_PATH=/opt/libmariadb slurmdbd -D >"$state/log/slurmdbd.log" 2>&1 &
 wait_port slurmdbd $! login 6819
 
 stage sacctmgr

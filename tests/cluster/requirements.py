@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 PACKAGES = (
@@ -23,12 +24,16 @@ PACKAGES = (
 CONTROLLERS = frozenset({"cpu", "cpuacct", "cpuset", "devices", "freezer", "memory"})
 
 
-def missing() -> tuple[str, ...]:
-    """Return one phrase for each thing that is missing; empty where a cluster can start."""
+def missing(packages: Sequence[str] = PACKAGES) -> tuple[str, ...]:
+    """Return one phrase for each thing that is missing; empty where a cluster can start.
+
+    Args:
+        packages: What must be installed; a cluster in another root file system needs nothing.
+    """
     lacking = []
-    packages = missing_packages()
-    if packages:
-        lacking.append(f"Debian packages not installed: {' '.join(packages)}")
+    absent = missing_packages(packages)
+    if absent:
+        lacking.append(f"Debian packages not installed: {' '.join(absent)}")
     if os.geteuid() != 0:
         lacking.append("not root")
         return tuple(lacking)
@@ -38,20 +43,32 @@ def missing() -> tuple[str, ...]:
     return tuple(lacking)
 
 
-def missing_packages() -> tuple[str, ...]:
+def missing_packages(packages: Sequence[str] = PACKAGES) -> tuple[str, ...]:
     """Return the names of the packages that are not installed."""
+    if not packages:
+        return ()
     try:
         listing = subprocess.run(
-            ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\\n", *PACKAGES],
+            ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\\n", *packages],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
             timeout=30,
         ).stdout
     except FileNotFoundError:
-        return PACKAGES
+        return tuple(packages)
     installed = {line.split()[0] for line in listing.splitlines() if line.endswith(" installed")}
-    return tuple(name for name in PACKAGES if name not in installed)
+    return tuple(name for name in packages if name not in installed)
+
+
+def slurm_release(root: Path | None = None) -> tuple[int, int]:
+    """Return year and month of the Slurm of this machine, or of another root file system."""
+    inside = ["chroot", str(root)] if root else []
+    said = subprocess.run(
+        [*inside, "slurmctld", "-V"], stdout=subprocess.PIPE, text=True, timeout=30, check=True
+    ).stdout
+    year, month, *_ = said.split()[-1].split(".")
+    return int(year), int(month)
 
 
 def namespaces_refused() -> str:

@@ -16,11 +16,28 @@ USERS = ("hpc", "other")
 CPUS_PER_NODE = 8
 MEMORY_PER_NODE_MB = 4000
 
+Release = tuple[int, int]
+"""Year and month of a Slurm: 22.05 is ``(22, 5)``."""
+# Where a setting got another name, or none.
+CRED_TYPE: Release = (23, 2)
+NO_AUTOMOUNT: Release = (23, 11)
+
+CGROUPS = (
+    "CgroupPlugin=cgroup/v1",
+    "CgroupMountpoint=/sys/fs/cgroup",
+    "ConstrainRAMSpace=yes",
+    "ConstrainDevices=yes",
+    "ConstrainCores=no",
+    "AllowedRAMSpace=100",
+    "MinRAMSpace=10",
+)
+
 
 def slurm_conf(
     state: Path,
     nodes: Sequence[str],
     *,
+    release: Release,
     cgroups: bool,
     kill_wait_s: int,
     settings: Mapping[str, object],
@@ -31,7 +48,6 @@ def slurm_conf(
         "SlurmctldHost": "login(10.77.0.1)",
         "SlurmUser": "root",
         "AuthType": "auth/munge",
-        "CryptoType": "crypto/munge",
         "StateSaveLocation": state / "slurmctld",
         "SlurmdSpoolDir": f"{state}/nodes/%n/spool",
         "SlurmctldPidFile": state / "slurmctld.pid",
@@ -62,6 +78,8 @@ def slurm_conf(
         "PreemptType": "preempt/qos",
         "PreemptMode": "REQUEUE",
     }
+    if release < CRED_TYPE:
+        values["CryptoType"] = "crypto/munge"
     if cgroups:
         values |= {
             "ProctrackType": "proctrack/cgroup",
@@ -89,20 +107,14 @@ def slurm_conf(
     return "\n".join(lines) + "\n"
 
 
-def cgroup_conf(*, cgroups: bool) -> str:
+def cgroup_conf(*, release: Release, cgroups: bool) -> str:
     """Return ``cgroup.conf``."""
-    if not cgroups:
-        return "CgroupAutomount=no\n"
-    return """\
-CgroupPlugin=cgroup/v1
-CgroupAutomount=no
-CgroupMountpoint=/sys/fs/cgroup
-ConstrainRAMSpace=yes
-ConstrainDevices=yes
-ConstrainCores=no
-AllowedRAMSpace=100
-MinRAMSpace=10
-"""
+    lines = CGROUPS if cgroups else ()
+    if release < NO_AUTOMOUNT:
+        lines = ("CgroupAutomount=no", *lines)
+    elif not cgroups:
+        lines = ("CgroupPlugin=disabled",)
+    return "".join(f"{line}\n" for line in lines)
 
 
 def slurmdbd_conf(state: Path) -> str:
@@ -157,3 +169,10 @@ def with_groups(group: str, uids: Mapping[str, int]) -> str:
     """Return the text of ``/etc/group`` with a group for each of our users."""
     kept = [line for line in group.splitlines() if line.split(":")[0] not in uids]
     return "\n".join([*kept, *(f"{name}:x:{uid}:" for name, uid in uids.items())]) + "\n"
+
+
+def ids_of(name: str, passwd: str) -> tuple[int, int]:
+    """Return the user id and the group id of a user in the text of ``/etc/passwd``."""
+    users = {line.split(":")[0]: line.split(":")[2:4] for line in passwd.splitlines()}
+    uid, gid = users[name]
+    return int(uid), int(gid)

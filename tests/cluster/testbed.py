@@ -73,6 +73,7 @@ class Cluster:
         binds: Mapping[Path, Path] | None = None,
         kill_wait_s: int = 10,
         cgroups: bool = True,
+        root: Path | None = None,
         **settings: object,
     ) -> Cluster:
         """Start a cluster and return it when every node is idle.
@@ -84,6 +85,8 @@ class Cluster:
                 those of the folders above it do not.
             kill_wait_s: Seconds between SIGTERM and SIGKILL when a job is cancelled.
             cgroups: Use cgroup v1 where the machine has it.
+            root: Another root file system to run in, as ``tools/get-second-root.sh`` makes it; it
+                is not written to.
             settings: Lines of ``slurm.conf``, as in ``SlurmdTimeout=20``.
 
         Raises:
@@ -91,13 +94,13 @@ class Cluster:
         """
         names = tuple(f"mel{number:04}" for number in range(1, nodes + 1))
         binds = binds or {}
-        _check(binds)
+        _check(binds, root or Path("/"))
         mounts = requirements.cgroup_mounts() if cgroups else ()
         # Not in /tmp, which is hidden in the nodes.
         state = Path(tempfile.mkdtemp(prefix="jobmeter-cluster-", dir="/var/tmp"))
         cluster = cls(state, names, _free_uids(), cgroups=bool(mounts))
         try:
-            cluster._write_files(binds, mounts, kill_wait_s, settings)
+            cluster._write_files(binds, mounts, root, kill_wait_s, settings)
             cluster._start_keeper()
             cluster._wait_until_up(names, START_TIMEOUT_S)
             cluster.wait_idle(START_TIMEOUT_S)
@@ -144,7 +147,7 @@ class Cluster:
             subprocess.TimeoutExpired: It took too long.
         """
         done = subprocess.run(
-            self._entered(argv, user, node, env or {}),
+            [*self.entering(user, node, env), *map(str, argv)],
             input=stdin or "",
             capture_output=True,
             text=True,
@@ -173,13 +176,37 @@ class Cluster:
         find the command itself with :meth:`pids`.
         """
         return subprocess.Popen(
-            self._entered(argv, user, node, env or {}),
+            [*self.entering(user, node, env), *map(str, argv)],
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
             text=True,
             start_new_session=True,
         )
+
+    def entering(
+        self, user: str = "hpc", node: str | None = None, env: Mapping[str, str] | None = None
+    ) -> list[str]:
+        """Return what to put before a command so that it runs inside, as :meth:`run` does it."""
+        uid = 0 if user == "root" else self.uids[user]
+        home = "/root" if user == "root" else f"/home/{user}"
+        variables = {
+            "HOME": home,
+            "USER": user,
+            "SHELL": "/bin/bash",
+            "PATH": USER_PATH,
+            "LANG": "C.UTF-8",
+            **(env or {}),
+        }
+        # fmt: off
+        return [
+            "nsenter", "-t", str(self._first_pid(node)),
+            "-m", "-n", "-p", "-u", "-i", *(["-C"] if node and self.cgroups else []), "--",
+            str(self.state / "scripts" / "enter.sh"),
+            "node" if node and self.cgroups else "login", str(uid), str(uid), home,
+            "env", "-i", *(f"{name}={value}" for name, value in variables.items()),
+        ]
+        # fmt: on
 
     def wait_idle(self, timeout_s: float = 30) -> None:
         """Wait until every node is idle and answers.
@@ -258,19 +285,31 @@ class Cluster:
         self,
         binds: Mapping[Path, Path],
         mounts: tuple[Path, ...],
+        root: Path | None,
         kill_wait_s: int,
         settings: Mapping[str, object],
     ) -> None:
         state = self.state
         # Jobs pass through here to their script below SlurmdSpoolDir.
         state.chmod(0o711)
-        for name in ("scripts", "log", "etc/slurm", "slurmctld", "db", "held", "var_tmp", "munge"):
+        for name in (
+            "scripts",
+            "log",
+            "etc/slurm",
+            "slurmctld",
+            "db",
+            "held",
+            "var_tmp",
+            "munge",
+            "layer",
+        ):
             (state / name).mkdir(parents=True)
         (state / "sys_cgroup").mkdir()
         os.mkfifo(state / "requests")
         for script in SCRIPTS:
             shutil.copy(Path(__file__).parent / script, state / "scripts")
 
+        (state / "root").write_text(str(root.resolve()) if root else "")
         (state / "cgroups").write_text("".join(f"{mount}\n" for mount in mounts))
         (state / "binds").write_bytes(
             b"".join(
@@ -286,30 +325,35 @@ class Cluster:
             (state / "nodes" / node / "address").write_text(addresses[node])
 
         etc = state / "etc"
+        release = requirements.slurm_release(root)
         (etc / "hosts").write_text(slurm_conf.hosts(addresses))
         (etc / "accounts").write_text(slurm_conf.accounts())
         for name, add in (("passwd", slurm_conf.with_users), ("group", slurm_conf.with_groups)):
-            (etc / name).write_text(add((Path("/etc") / name).read_text(), self.uids))
+            theirs = (root or Path("/")) / "etc" / name
+            (etc / name).write_text(add(theirs.read_text(), self.uids))
         (etc / "slurm" / "slurm.conf").write_text(
             slurm_conf.slurm_conf(
                 state,
                 self.nodes,
+                release=release,
                 cgroups=self.cgroups,
                 kill_wait_s=kill_wait_s,
                 settings=settings,
             )
         )
-        (etc / "slurm" / "cgroup.conf").write_text(slurm_conf.cgroup_conf(cgroups=self.cgroups))
+        (etc / "slurm" / "cgroup.conf").write_text(
+            slurm_conf.cgroup_conf(release=release, cgroups=self.cgroups)
+        )
         dbd = etc / "slurm" / "slurmdbd.conf"
         dbd.touch(0o600)
         dbd.write_text(slurm_conf.slurmdbd_conf(state))
 
-        munge = pwd.getpwnam("munge")
+        munge = slurm_conf.ids_of("munge", (etc / "passwd").read_text())
         key = state / "munge" / "key"
         key.touch(0o400)
         key.write_bytes(secrets.token_bytes(1024))
         for path, mode in ((key, 0o400), (key.parent, 0o700)):
-            os.chown(path, munge.pw_uid, munge.pw_gid)
+            os.chown(path, *munge)
             path.chmod(mode)
 
         for name, uid in self.uids.items():
@@ -372,37 +416,8 @@ class Cluster:
                 return first
         raise ClusterError(f"{node or 'the cluster'} is off")
 
-    def _entered(
-        self,
-        argv: tuple[str | Path, ...],
-        user: str,
-        node: str | None,
-        env: Mapping[str, str],
-    ) -> list[str]:
-        """Return the command line that runs ``argv`` as a user inside."""
-        uid = 0 if user == "root" else self.uids[user]
-        home = "/root" if user == "root" else f"/home/{user}"
-        variables = {
-            "HOME": home,
-            "USER": user,
-            "SHELL": "/bin/bash",
-            "PATH": USER_PATH,
-            "LANG": "C.UTF-8",
-            **env,
-        }
-        # fmt: off
-        return [
-            "nsenter", "-t", str(self._first_pid(node)),
-            "-m", "-n", "-p", "-u", "-i", *(["-C"] if node and self.cgroups else []), "--",
-            str(self.state / "scripts" / "enter.sh"),
-            "node" if node and self.cgroups else "login", str(uid), str(uid), home,
-            "env", "-i", *(f"{name}={value}" for name, value in variables.items()),
-            *map(str, argv),
-        ]
-        # fmt: on
 
-
-def _check(binds: Mapping[Path, Path]) -> None:
+def _check(binds: Mapping[Path, Path], root: Path) -> None:
     """Refuse binds that cannot work, before anything is started."""
     for source, target in binds.items():
         if not source.exists():
@@ -411,7 +426,7 @@ def _check(binds: Mapping[Path, Path]) -> None:
             raise ValueError(f"binds: {target} must be an absolute path below /")
         if any(target.is_relative_to(private) for private in PRIVATE_TARGETS):
             raise ValueError(f"binds: {target} is in a place that is private to each node")
-        if not Path(*target.parts[:2]).exists():
+        if not (root / target.parts[1]).exists():
             raise ValueError(f"binds: {target} needs a new folder in /; try below /mnt or /opt")
 
 

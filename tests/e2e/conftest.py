@@ -9,6 +9,7 @@ from pathlib import Path
 
 import installation
 import pytest
+import second_root
 from slurm_user import User
 from testbed import Cluster
 
@@ -16,26 +17,40 @@ JOBMETER = Path(sys.executable).parent / "jobmeter"
 
 
 @pytest.fixture(scope="session")
-def installed(tmp_path_factory):
-    """A virtual environment with the wheel."""
-    wheel = installation.build_wheel(tmp_path_factory.mktemp("build"))
-    return installation.install(wheel, tmp_path_factory.mktemp("environment") / "jobmeter")
+def wheel(tmp_path_factory):
+    return installation.build_wheel(tmp_path_factory.mktemp("build"))
 
 
 @pytest.fixture(scope="session")
-def binds(installed):
-    """What the nodes of a cluster show their users; a skip where no cluster can be."""
-    missing = installation.missing()
-    if missing:
-        pytest.skip(f"no Slurm cluster on this machine: {'; '.join(missing)}")
-    return installation.binds(installed)
+def installed(request, tmp_path_factory):
+    """Make what a cluster shows its users, for the machine's root or another one; may skip."""
+    made = {}
+
+    def make(root=None):
+        missing = installation.missing(root)
+        if missing:
+            pytest.skip(f"no such Slurm cluster on this machine: {'; '.join(missing)}")
+        if root not in made:
+            folder = tmp_path_factory.mktemp("environment") / "jobmeter"
+            wheel = request.getfixturevalue("wheel")
+            made[root] = installation.binds(installation.install(wheel, folder, root), root)
+        return made[root]
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def slurm(binds):
+def cluster_settings(installed):
+    """What every cluster is started with."""
+    root = second_root.chosen()
+    return {"root": root, "binds": installed(root)}
+
+
+@pytest.fixture(scope="session")
+def slurm(cluster_settings):
     # Without control groups Slurm's TERM reaches every process of a job at once, ours included.
     cgroups = os.environ.get("JOBMETER_CLUSTER_CGROUPS", "1") == "1"
-    with Cluster.start(binds=binds, cgroups=cgroups) as cluster:
+    with Cluster.start(**cluster_settings, cgroups=cgroups) as cluster:
         yield cluster
 
 

@@ -8,6 +8,7 @@ import sysconfig
 from pathlib import Path
 
 import requirements
+import second_root
 
 ROOT = Path(__file__).parents[2]
 INSIDE = Path("/opt/jobmeter")
@@ -38,31 +39,48 @@ def build_wheel(folder):
     return built
 
 
-def install(wheel, folder):
-    """Make a virtual environment in ``folder`` that is whole when it is seen as ``INSIDE``."""
-    base = Path(sys.executable).resolve()
-    subprocess.run([base, "-m", "venv", str(folder)], check=True)
-    subprocess.run(
-        [folder / "bin" / "pip", "install", "--quiet", "--no-deps", "--no-index", wheel], check=True
-    )
+def install(wheel, folder, root=None):
+    """Make a virtual environment in ``folder`` that is whole when it is seen as ``INSIDE``.
+
+    Its Python is that of the machine, or of another root file system.
+    """
+    folder.mkdir()
+    if root is None:
+        _make_environment(folder, wheel)
+        script = folder / "bin" / "jobmeter"
+        script.write_text(script.read_text().replace(str(folder), str(INSIDE)))
+    else:
+        within = [ROOT / "tools" / "in-root.sh", root, f"{folder}:{INSIDE}", f"{wheel.parent}:/mnt"]
+        _make_environment(INSIDE, Path("/mnt") / wheel.name, (*within, "--"), "python3")
     (site_packages,) = folder.glob("lib/python*/site-packages")
     (site_packages / "dependencies.pth").write_text(f"{DEPENDENCIES}\n")
-    script = folder / "bin" / "jobmeter"
-    script.write_text(script.read_text().replace(str(folder), str(INSIDE)))
     return folder
 
 
-def binds(environment):
+def _make_environment(folder, wheel, within=(), python=None):
+    """Run the commands, each after ``within``."""
+    install = [folder / "bin" / "pip", "install", "--quiet", "--no-deps", "--no-index", wheel]
+    for command in ([python or _python(), "-m", "venv", folder], install):
+        subprocess.run([*within, *command], check=True)
+
+
+def binds(environment, root=None):
     """What a cluster must show its users: the environment, its dependencies, our payloads."""
+    dependencies = second_root.PYTHON_PACKAGES if root else Path(sysconfig.get_path("purelib"))
     return {
         environment: INSIDE,
-        Path(sysconfig.get_path("purelib")): DEPENDENCIES,
+        dependencies: DEPENDENCIES,
         Path(__file__).parent / "programs": PROGRAMS,
     }
 
 
-def missing():
+def missing(root=None):
     """One phrase for each thing that keeps a cluster's users from running this jobmeter here."""
-    base = Path(sys.executable).resolve()
-    hidden = [f"other users cannot run {base}, which is below /root"]
-    return (*requirements.missing(), *(hidden if base.is_relative_to("/root") else ()))
+    if root is not None:
+        return (*requirements.missing(packages=()), *second_root.missing())
+    hidden = [f"other users cannot run {_python()}, which is below /root"]
+    return (*requirements.missing(), *(hidden if _python().is_relative_to("/root") else ()))
+
+
+def _python():
+    return Path(sys.executable).resolve()

@@ -107,9 +107,9 @@ def test_the_queue_as_the_user_sees_it(user, source):
     assert 0 <= found["queue_own_oldest_running_seconds"] < DEADLINE_S
 
 
-def test_a_controller_that_is_down(binds):
+def test_a_controller_that_is_down(cluster_settings):
     """Of a cluster of its own: a controller that was shut down does not come back."""
-    with Cluster.start(nodes=1, binds=binds, cgroups=False) as cluster:
+    with Cluster.start(nodes=1, **cluster_settings, cgroups=False) as cluster:
         cluster.run("scontrol", "shutdown", "slurmctld", user="root")
         until(lambda: cluster.run("scontrol", "ping", check=False).returncode, "it is up")
         failed = 'jobmeter_collector_success{collector="queue"}'

@@ -130,9 +130,9 @@ def test_a_task_of_an_array(user):
 
 
 @pytest.fixture
-def broken(binds):
+def broken(cluster_settings):
     """A user of a Slurm of its own, whose daemons may be killed."""
-    with Cluster.start(nodes=2, binds=binds) as cluster:
+    with Cluster.start(nodes=2, **cluster_settings) as cluster:
         yield User(cluster)
 
 
