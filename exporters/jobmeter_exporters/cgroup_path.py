@@ -36,6 +36,10 @@ MOST_GROUPS = 512
 Parts = tuple[str, ...]
 
 
+class NoJobGroup(NoData):
+    """This process is in no control group of a Slurm job."""
+
+
 class Membership(NamedTuple):
     """One line of ``/proc/self/cgroup``."""
 
@@ -134,13 +138,16 @@ def job_path_v1(path: Parts) -> JobPath | None:
 class Locator:
     """Finds the job's groups, and again only when something has changed.
 
-    The table of mounts, which may be long, takes a tenth of a millisecond.
+    The table of mounts, which may be long, takes two tenths of a millisecond. It is not read while
+    the groups are there, nor where this process is in no group of a job.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._path = f"{settings.proc}/self/cgroup"
         self._membership: str | None = None
         self._found: JobGroups | None = None
+        self._none: str | None = None
 
     def locate(self) -> JobGroups:
         """Return what the function of this name does.
@@ -148,32 +155,40 @@ class Locator:
         Raises:
             NoData: As that.
         """
-        membership = kernel_text.read(self._settings.proc / "self" / "cgroup")
-        found = self._found
-        there = found is not None and all(map(os.path.isdir, found.job.values()))
-        if found is None or not there or membership != self._membership:
-            found = locate(self._settings)
-            self._membership, self._found = membership, found
-        return found
+        membership = kernel_text.read(self._path)
+        if membership != self._membership:
+            self._membership, self._found, self._none = membership, None, None
+        if self._none is not None:
+            raise NoData(self._none)
+        if self._found is None or not all(map(os.path.isdir, self._found.job.values())):
+            self._found = self._locate()
+        return self._found
+
+    def _locate(self) -> JobGroups:
+        try:
+            return locate(self._settings)
+        except NoJobGroup as none:
+            self._none = str(none)
+            raise
 
 
 def locate(settings: Settings) -> JobGroups:
     """Return the folders of the job that this process belongs to.
 
     Raises:
-        NoData: This process is in no Slurm job group, or none that is mounted here.
+        NoJobGroup: This process is in no Slurm job group.
+        NoData: It is in one that is not mounted here.
     """
     membership = parse_membership(kernel_text.read(settings.proc / "self" / "cgroup") or "")
+    named = [(controllers, _job_path(controllers, path)) for controllers, path in membership]
+    if all(found is None for _, found in named):
+        raise NoJobGroup("this process is in no control group of a Slurm job")
     mounts = parse_mounts(kernel_text.read(settings.proc / "self" / "mountinfo") or "")
     job: dict[str, str] = {}
     step: dict[str, str] = {}
-    named = False
-    for controllers, path in membership:
-        unified = UNIFIED in controllers
-        found = job_path_v2(path) if unified else job_path_v1(path)
+    for controllers, found in named:
         if found is None:
             continue
-        named = True
         for controller in controllers:
             folder = _folder(found.job, controller, mounts, settings.cgroup_root)
             if folder is not None:
@@ -184,11 +199,7 @@ def locate(settings: Settings) -> JobGroups:
         return JobGroups("cgroup_v2", {UNIFIED: job[UNIFIED]}, _only(UNIFIED, step))
     if job:
         return JobGroups("cgroup_v1", job, step)
-    raise NoData(
-        "the control group of this job is not visible in any mount"
-        if named
-        else "this process is in no control group of a Slurm job"
-    )
+    raise NoData("the control group of this job is not visible in any mount")
 
 
 def subgroups(group: str) -> list[str]:
@@ -229,6 +240,10 @@ def task_name(folder: str) -> str | None:
     ('3', None)
     """
     return folder[5:] if folder.startswith("task_") else None
+
+
+def _job_path(controllers: tuple[str, ...], path: Parts) -> JobPath | None:
+    return job_path_v2(path) if UNIFIED in controllers else job_path_v1(path)
 
 
 def _split(path: Parts, end: int, prefix: str) -> JobPath:

@@ -14,7 +14,10 @@ Key = tuple[int, int]
 
 
 class Stat(NamedTuple):
-    """What ``/proc/<pid>/stat`` says, times in clock ticks and with those of waited children."""
+    """What ``/proc/<pid>/stat`` says, times in clock ticks and with those of waited children.
+
+    ``faults`` are those of the process alone, the minor and the major ones.
+    """
 
     pid: int
     parent: int
@@ -22,6 +25,8 @@ class Stat(NamedTuple):
     user: int
     system: int
     threads: int
+    faults: int
+    resident_pages: int
 
     @property
     def key(self) -> Key:
@@ -56,7 +61,7 @@ def parse_stat(text: str) -> Stat:
     Raises:
         UnexpectedText: The text is no such line.
     """
-    pid, fields = text.partition(" ")[0], text.rpartition(")")[2].split()
+    pid, fields = text.partition(" ")[0], text.rpartition(")")[2].split(maxsplit=22)
     try:
         return Stat(
             pid=int(pid),
@@ -65,6 +70,8 @@ def parse_stat(text: str) -> Stat:
             user=int(fields[11]) + int(fields[13]),
             system=int(fields[12]) + int(fields[14]),
             threads=int(fields[17]),
+            faults=int(fields[7]) + int(fields[9]),
+            resident_pages=int(fields[21]),
         )
     except (IndexError, ValueError):
         raise UnexpectedText(f"expected the stat line of a process: {text[:60]!r}") from None

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from jobmeter_exporters import kernel_text, process_text
 from jobmeter_exporters.cgroup_v2 import parse_cpus
 from jobmeter_exporters.families import Readings
+from jobmeter_exporters.process_memory import ProcessMemory
 from jobmeter_exporters.process_text import Key, Stat
 from jobmeter_exporters.watched import NoData
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-
-# For the proportional share the kernel walks the page tables with the process's memory map locked,
-# about 10 ms per GiB: beyond this size the look would disturb what it looks at.
-LARGEST_SHARED_OUT_BYTES = 256 * 2**20
-
 
 # A node may run a thousand processes that are not the job's, kernel threads most of them.
 TURNS = 8
@@ -48,8 +44,7 @@ class ProcessTree:
     * the time of monitoring that ended between two scrapes is known as of the earlier one, so what
       it used after that counts as the payload's.
 
-    Memory is the sum of the proportional shares (PSS), for processes above 256 MiB or not readable
-    by us the resident set (RSS), which counts shared pages once per process.
+    Memory is the sum of what ``process_memory`` says of each process.
 
     Args:
         root: The job script. It is part of the payload.
@@ -74,6 +69,7 @@ class ProcessTree:
         self._turn = 0
         self._moved_ticks = {True: [0, 0], False: [0, 0]}
         self._highest: dict[str, float] = {}
+        self._memory = ProcessMemory(proc)
 
     def read(self) -> Readings:
         """Return what the tree uses now, in base units, under the names of ``FAMILIES``.
@@ -82,17 +78,20 @@ class ProcessTree:
             NoData: The root has ended.
             UnexpectedText: A file of procfs is not as documented.
         """
-        seen = {stat.pid: stat for stat in self._scan()}
+        seen = self._scan()
         if self._root not in seen or seen[self._root].key != self._root_key:
             raise NoData(f"process {self._root}, the job script, has ended")
         members = self._classify(seen)
         self._strangers |= seen.keys()
         self._strangers.difference_update(member.stat.pid for member in members)
-        self._settle({member.stat.key for member in members})
-        self._last = {member.stat.key: member for member in members}
+        alive = {member.stat.key: member for member in members}
+        self._settle(alive)
+        # Those known before have been read in this order, those that are new have not.
+        in_order = alive.keys() <= self._last.keys()
+        self._last = alive
         return {
             "job_source_info": {"process_tree": 1.0},
-            **self._cpu_readings(self._looked_at_again()),
+            **self._cpu_readings(members if in_order else self._looked_at_again()),
             **self._memory_readings(members),
             **self._count_readings([member.stat for member in members if member.payload]),
         }
@@ -102,18 +101,20 @@ class ProcessTree:
         """Its processes as of the last ``read``, and whether they are payload."""
         return {member.stat.pid: member.payload for member in self._last.values()}
 
-    def _scan(self) -> Iterator[Stat]:
-        """Yield every process but those known to be strangers, of whom some are asked in turns.
+    def _scan(self) -> dict[int, Stat]:
+        """Return every process but those known to be strangers, of whom some are asked in turns.
 
-        A stranger stays one, but its id may pass to a process of the job.
+        A stranger stays one, but its id may pass to a process of the job. The members of the last
+        time come first and in the order in which they began, so parents before their children.
         """
         self._turn += 1
         alive = {int(name) for name in os.listdir(self._proc) if name.isdecimal()}  # noqa: PTH208
         self._strangers &= alive
-        for pid in sorted(alive):
-            asked = pid not in self._strangers or (pid + self._turn) % TURNS == 0
-            if asked and (stat := self._stat(pid)) is not None:
-                yield stat
+        members = [pid for pid, _ in self._last if pid in alive]
+        asked = {pid for pid in self._strangers if (pid + self._turn) % TURNS == 0}
+        others = sorted(asked | (alive - self._strangers).difference(members))
+        stats = map(self._stat, (*members, *others))
+        return {stat.pid: stat for stat in stats if stat is not None}
 
     def _stat(self, pid: int) -> Stat | None:
         text = kernel_text.read(f"{self._proc}/{pid}/stat")
@@ -163,7 +164,7 @@ class ProcessTree:
         payload = self._last[key].payload if key in self._last else inherited
         return payload, payload
 
-    def _settle(self, alive: set[Key]) -> None:
+    def _settle(self, alive: Mapping[Key, Member]) -> None:
         """Move the time of the processes that ended to the side where it belongs."""
         by_pid = {member.stat.pid: member for member in self._last.values()}
         for key, member in self._last.items():
@@ -215,26 +216,16 @@ class ProcessTree:
     def _memory_readings(self, members: list[Member]) -> Readings:
         used = {True: 0, False: 0}
         anonymous = 0
+        memory = self._memory.read(member.stat for member in members)
         for stat, payload in members:
-            total, private = self._memory(stat.pid)
-            used[payload] += total
-            anonymous += private if payload else 0
+            one = memory[stat.key]
+            used[payload] += one.used
+            anonymous += one.anonymous if payload else 0
         return {
             "job_memory_used_bytes": float(used[True]),
             "job_memory_anonymous_bytes": float(anonymous),
             "job_monitoring_memory_used_bytes": float(used[False]),
         }
-
-    def _memory(self, pid: int) -> tuple[int, int]:
-        """Return the memory of one process and its anonymous part in bytes, 0 when it ended."""
-        text = kernel_text.read(f"{self._proc}/{pid}/statm")
-        if not text:
-            return 0, 0
-        resident = process_text.parse_statm(text)
-        if not 0 < resident[0] <= LARGEST_SHARED_OUT_BYTES:
-            return resident
-        rollup = kernel_text.read(f"{self._proc}/{pid}/smaps_rollup")
-        return process_text.parse_shares(rollup or "") or resident
 
     def _count_readings(self, payload: list[Stat]) -> Readings:
         readings: Readings = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import errno
 import hmac
+import http
 import http.server
 import ipaddress
 import logging
@@ -14,19 +15,20 @@ import socketserver
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from jobmeter_exporters.errors import ExporterError, PortInUse
+from jobmeter_exporters.exposition import encoder
 from jobmeter_exporters.routes import Answer, BrokenBody, Routes
 from jobmeter_exporters.run_info import RunInfo
 from jobmeter_exporters.settings import Settings
+from jobmeter_exporters.spare_threads import SpareThreads
 from jobmeter_exporters.watched import Watched
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,9 @@ LONGEST_CONNECTION_S = 10.0
 
 MOST_CONNECTIONS = 256
 """For one more than this the oldest idle one is cut, so that these cannot keep Prometheus out."""
+
+MOST_SPARE_THREADS = 2
+"""Kept for the next scrape: one each for Prometheus and for who fetches the edges of phases."""
 
 CHECK_INTERVAL_S = 0.25
 """How often old connections are looked for, and how long a stop may wait to be noticed."""
@@ -129,29 +134,39 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             # Before chunks, the end of a connection was the end of a body, broken or not.
             if answer.length is None and self.request_version < "HTTP/1.1":
                 answer = Answer.text(505, "this page is sent in chunks; ask with HTTP/1.1")
-            self._send_head(answer)
-            if with_body:
-                self._send_body(answer)
+            self._send(self._head(answer), answer if with_body else None)
 
-    def _send_head(self, answer: Answer) -> None:
-        self.send_response(answer.status)
-        for name, value in answer.headers.items():
-            self.send_header(name, value)
-        if answer.length is None:
-            self.send_header("Transfer-Encoding", "chunked")
-        else:
-            self.send_header("Content-Length", str(answer.length))
-        self.send_header("Connection", "close")
-        self.end_headers()
+    def _head(self, answer: Answer) -> bytes:
+        self.close_connection = True
+        length = (
+            "Transfer-Encoding: chunked"
+            if answer.length is None
+            else f"Content-Length: {answer.length}"
+        )
+        lines = (
+            f"{self.protocol_version} {answer.status} {http.HTTPStatus(answer.status).phrase}",
+            f"Server: {self.server_version}",
+            f"Date: {self.date_time_string()}",
+            *(f"{name}: {value}" for name, value in answer.headers.items()),
+            length,
+            "Connection: close\r\n\r\n",
+        )
+        return "\r\n".join(lines).encode("latin-1")
 
-    def _send_body(self, answer: Answer) -> None:
+    def _send(self, head: bytes, answer: Answer | None) -> None:
+        """Send the head, with the first part of the body: the client wakes up once."""
+        if answer is None:
+            self.wfile.write(head)
+            return
         try:
             for part in filter(None, answer.parts):  # an empty chunk would be the end
-                self.wfile.write(_chunk(part) if answer.length is None else part)
+                self.wfile.write(head + (_chunk(part) if answer.length is None else part))
+                head = b""
         except BrokenBody:
+            self.wfile.write(head)
             return  # without the last chunk, or short of the length: the client sees it
-        if answer.length is None:
-            self.wfile.write(_chunk(b""))
+        if head or answer.length is None:
+            self.wfile.write(head + (_chunk(b"") if answer.length is None else b""))
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - overridden
         """Log nothing: a line per scrape says nothing that the series do not."""
@@ -169,7 +184,6 @@ class ExporterServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
         ExporterError: The address is no address of this machine, or anyone could read it.
     """
 
-    daemon_threads = True  # a half-open connection must not hold up the end
     request_queue_size = MOST_CONNECTIONS
 
     def __init__(self, settings: Settings, collectors: Mapping[str, Collector]) -> None:
@@ -177,6 +191,7 @@ class ExporterServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
         self._registries = registries(settings, collectors)
         self._routes = [one for one in collectors.values() if isinstance(one, Routes)]
         self._connections: dict[socket.socket, float] = {}
+        self._threads_of_answers = SpareThreads("answer", MOST_SPARE_THREADS)
         self._lock = threading.Lock()
         self._answering: set[socket.socket] = set()
         self._idle = threading.Condition(self._lock)
@@ -208,7 +223,7 @@ class ExporterServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
             return Answer.text(401, "the user name and password of the run are needed", challenge)
         registry = self._registries.get(path)
         if registry is not None:
-            encode, content_type = _encoder(headers.get("accept", ""))
+            encode, content_type = encoder(headers.get("accept", ""))
             return Answer.whole(200, encode(registry), content_type)
         if path == "/":
             return Answer.text(200, f"jobmeter exporters: {' '.join(self.paths())}")
@@ -257,6 +272,15 @@ class ExporterServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
             self._connections[request] = time.monotonic()
         _cut(cut)
         return True
+
+    def process_request(self, request: Request, client_address: object) -> None:
+        """Answer in a thread of its own, which may be one that has answered before."""
+        self._threads_of_answers.run(lambda: self.process_request_thread(request, client_address))
+
+    def server_close(self) -> None:
+        """Stop to listen, and end the threads that wait for a connection."""
+        super().server_close()
+        self._threads_of_answers.close()
 
     def shutdown_request(self, request: Request) -> None:
         """Close the connection and forget it."""
@@ -331,10 +355,3 @@ def _resolve(settings: Settings) -> tuple[socket.AddressFamily, tuple[str, int]]
             "listen on 127.0.0.1 or give --password-file"
         )
     return family, (host, settings.port)
-
-
-def _encoder(accept: str) -> tuple[Callable[[CollectorRegistry], bytes], str]:
-    try:
-        return choose_encoder(accept)
-    except (TypeError, ValueError):  # a version that is no version
-        return choose_encoder("")

@@ -147,6 +147,23 @@ def test_what_was_found_is_looked_for_again_when_it_is_gone_or_elsewhere(v2_node
         locator.locate()
 
 
+def test_a_job_that_comes_after_none_is_found(v2_node):
+    there = (v2_node.root / "proc/self/cgroup").read_text().rstrip()
+    v2_node.belongs_to("0::/user.slice")
+    mounts = v2_node.root / "proc/self/mountinfo"
+    text = mounts.read_text()
+    mounts.unlink()
+    locator = Locator(v2_node.settings)
+    for _ in range(2):
+        with pytest.raises(NoData, match="no control group of a Slurm job"):
+            locator.locate()
+    v2_node.belongs_to(there)
+    with pytest.raises(NoData, match="not visible"):
+        locator.locate()
+    mounts.write_text(text)
+    assert locator.locate().source == "cgroup_v2"
+
+
 def test_mounts_with_a_space_in_the_path():
     mounts = parse_mounts("1 2 0:3 / /mnt/a\\040b rw shared:9 - cgroup none rw,memory\n")
     assert [mount.point for mount in mounts] == ["/mnt/a b"]

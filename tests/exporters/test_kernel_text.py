@@ -78,5 +78,12 @@ def test_stat_survives_any_name_of_a_command(command):
     stat = process_text.parse_stat(f"7 ({command}) S 3 {numbers}\n")
     # Field n of proc_pid_stat(5), counted from 1, is 100 + n - 5.
     assert stat == process_text.Stat(
-        pid=7, parent=3, started=117, user=109 + 111, system=110 + 112, threads=115
+        pid=7,
+        parent=3,
+        started=117,
+        user=109 + 111,
+        system=110 + 112,
+        threads=115,
+        faults=105 + 107,
+        resident_pages=119,
     )

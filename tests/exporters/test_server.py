@@ -506,7 +506,7 @@ def test_a_request_that_is_none_stops_nobody(request_text, password_file, caplog
 def test_a_bug_while_answering_is_logged_and_serving_goes_on(caplog, monkeypatch):
     with serving(Settings(run_id="r1")) as server:
         with monkeypatch.context() as patch:
-            patch.setattr(server_module, "_encoder", lambda accept: 1 / 0)
+            patch.setattr(server_module, "encoder", lambda accept: 1 / 0)
             with pytest.raises(http.client.RemoteDisconnected):
                 get(server)
         assert "an answer failed" in caplog.text
