@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jobmeter.site import SiteProfile, read_site, shipped_sites
+from jobmeter.site import SiteProfile, read_site
+from jobmeter.site_files import shipped_sites
 from jobmeter.spec import JobSpec, read_spec
 
 ROOT = Path(__file__).parents[1]

@@ -125,6 +125,8 @@ def submit_command(
     prepared = launch.prepare(job_file, site, runs)
     if prepared.site.launcher != "slurm":
         raise SpecError(f"--site {site}: it has no batch system; use 'jobmeter run'")
+    for remark in prepared.remarks:
+        _say(remark)
     paths = launch.create_run(prepared)
     job_id = launch.submit(paths)
     typer.echo(f"run {paths.run}")
@@ -162,7 +164,10 @@ def render_command(
     from jobmeter import launch
     from jobmeter.render import render_files
 
-    files = render_files(launch.prepare(job_file, site, runs).plan)
+    prepared = launch.prepare(job_file, site, runs)
+    for remark in prepared.remarks:
+        _say(remark)
+    files = render_files(prepared.plan)
     if out is None:
         typer.echo(files["job.sbatch"], nl=False)
         return

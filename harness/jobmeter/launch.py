@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 import sys
 from dataclasses import dataclass
@@ -18,16 +19,25 @@ from jobmeter.plan import Context, Plan, make_plan
 from jobmeter.process import find_program, run, run_in_foreground
 from jobmeter.render import render_files, render_web_config
 from jobmeter.site import SiteProfile, read_site
-from jobmeter.spec import read_spec
+from jobmeter.site_refusal import overriding, remarks
+from jobmeter.spec import JobSpec, read_spec
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A job that is planned and not yet written anywhere."""
+    """A job that is planned and not yet written anywhere.
+
+    Args:
+        plan: Every decision.
+        site: The profile.
+        job_file: Its text.
+        remarks: What the person who submits it should know.
+    """
 
     plan: Plan
     site: SiteProfile
     job_file: str
+    remarks: tuple[str, ...] = ()
 
 
 def prepare(job_file: Path, site_name: str, runs: Path) -> Prepared:
@@ -38,7 +48,7 @@ def prepare(job_file: Path, site_name: str, runs: Path) -> Prepared:
         SiteError: the site profile is wrong, or the site cannot run this job.
     """
     spec, text = read_spec(job_file)
-    site = read_site(site_name)
+    site = read_site(site_name, job_file.absolute().parent)
     created = datetime.now(tz=timezone.utc)
     run_id = f"{spec.name}-{created:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
     context = Context(
@@ -49,7 +59,14 @@ def prepare(job_file: Path, site_name: str, runs: Path) -> Prepared:
         python=sys.executable,
         jobmeter_version=__version__,
     )
-    return Prepared(make_plan(spec, site_name, site, context), site, text)
+    plan = make_plan(spec, site_name, site, context)
+    return Prepared(plan, site, text, _remarks(spec, site_name, site))
+
+
+def _remarks(spec: JobSpec, site_name: str, site: SiteProfile) -> tuple[str, ...]:
+    if site.launcher != "slurm":
+        return ()
+    return (*remarks(spec.resources, site_name, site), *overriding(os.environ))
 
 
 def create_run(prepared: Prepared) -> RunPaths:

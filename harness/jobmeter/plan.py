@@ -25,6 +25,8 @@ from jobmeter.payload import (
 )
 from jobmeter.quantities import duration_s
 from jobmeter.site import PortRange, Programs, SiteProfile
+from jobmeter.site_refusal import check_request
+from jobmeter.site_request import chosen
 from jobmeter.spec import JobSpec
 from jobmeter.stack import (
     AUTO,
@@ -263,22 +265,14 @@ def _sbatch_options(
 ) -> tuple[str, ...]:
     """Return the ``#SBATCH`` lines, each value quoted as sbatch reads quotes: like a shell."""
     asked = spec.resources
-    chosen = {
-        key: getattr(asked, key) or getattr(site.defaults, key)
-        for key in ("time", "account", "partition", "qos")
-    }
-    for key in site.mandatory:
-        if not chosen[key]:
-            raise SiteError(
-                f"{context.job_file}: resources.{key}: site {site_name!r} demands one; add it"
-            )
+    check_request(asked, site_name, site, context.job_file)
     values: dict[str, object] = {
         "job-name": spec.name,
         "nodes": asked.nodes,
         "ntasks-per-node": asked.tasks_per_node,
         "cpus-per-task": asked.cpus_per_task,
         "mem": asked.memory,
-        **chosen,
+        **chosen(asked, site),
         "constraint": asked.constraint,
         "reservation": asked.reservation,
         # Slurm fills %x and %j in; a percent sign of the path itself is written twice.

@@ -6,6 +6,7 @@ are those of model cards and data sheets.
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import datetime
 
@@ -69,6 +70,40 @@ def slurm_time_s(text: str) -> int:
                 raise ValueError(f"{text!r} is no time at all; write at least 00:01:00")
             return seconds
     raise ValueError(f"{text!r} is not a time limit; write hours:minutes:seconds, as in '01:30:00'")
+
+
+_BINARY_MB = {"k": 1 / 1024, "m": 1, "": 1, "g": 1024, "t": 1024**2, "p": 1024**3}
+
+
+def slurm_memory_mb(text: str) -> int:
+    """Return megabytes of 2^20 bytes, rounded up, from a size as sbatch reads it.
+
+    https://slurm.schedmd.com/sbatch.html#OPT_mem
+
+    Raises:
+        ValueError: no whole number, another letter, or zero (by which Slurm means all of a node).
+
+    >>> slurm_memory_mb("4000"), slurm_memory_mb("480G"), slurm_memory_mb("1GB")
+    (4000, 491520, 1024)
+    """
+    match = re.fullmatch(r"(\d+)([kmgtp]?)(?:i?b)?", text.strip().lower())
+    if match is None or int(match[1]) == 0:
+        raise ValueError(
+            f"{text!r} is not an amount of memory; write a number with M, G or T, as in '480G'"
+        )
+    return math.ceil(int(match[1]) * _BINARY_MB[match[2]])
+
+
+def slurm_time(seconds: int) -> str:
+    """Return a time limit in sbatch's longest form.
+
+    >>> slurm_time(5400), slurm_time(6 * 86400)
+    ('01:30:00', '6-00:00:00')
+    """
+    days, rest = divmod(seconds, 86400)
+    hours, rest = divmod(rest, 3600)
+    clock = f"{hours:02}:{rest // 60:02}:{rest % 60:02}"
+    return f"{days}-{clock}" if days else clock
 
 
 def time_ms(text: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +12,8 @@ from pydantic import AfterValidator, Field
 from jobmeter import strict
 from jobmeter.errors import SiteError
 from jobmeter.runtime import Architecture, ImageStore, RuntimeProfile, Vendor
+from jobmeter.site_files import MergedProfile, find, merge_chain
+from jobmeter.site_limits import Partition, Qos
 from jobmeter.spec import Line, SbatchOption, TimeLimit
 
 
@@ -53,6 +56,7 @@ class SiteProfile(strict.StrictModel):
 
     Args:
         launcher: ``slurm`` submits the script, ``bash`` runs it here.
+        inherits: The profile that this one changes: a name, or the path of a file.
         shebang: First line of the script; a login shell where modules need one.
         prologue: Lines of the user's environment: module commands and the like.
         mandatory: What a request must name here, in the job file or in ``defaults``.
@@ -71,10 +75,13 @@ class SiteProfile(strict.StrictModel):
         vendor: Of the accelerators; ``none`` leaves it to what a node finds.
         offline: Whether compute nodes cannot reach the internet.
         architecture: Of the compute nodes.
+        partitions: What is known of each; with ``"*"`` there are others.
+        qos: What is known of each; with ``"*"`` there are others.
     """
 
     description: Line
     launcher: Literal["slurm", "bash"]
+    inherits: Line | None = None
     shebang: Annotated[Line, Field(pattern=r"^#!/")] = "#!/bin/bash"
     prologue: list[Line] = Field(default_factory=list)
     mandatory: list[Literal["time", "account", "partition", "qos"]] = Field(default_factory=list)
@@ -99,25 +106,42 @@ class SiteProfile(strict.StrictModel):
     vendor: Vendor = "none"
     offline: bool = False
     architecture: Architecture = "x86_64"
+    partitions: dict[str, Partition] = Field(default_factory=dict)
+    qos: dict[str, Qos] = Field(default_factory=dict)
 
 
-_SHIPPED = Path(__file__).parent / "sites"
+@dataclass(frozen=True)
+class ResolvedSite:
+    """A site profile, and which file said what in it.
+
+    Args:
+        name: As it was asked for.
+        profile: What holds.
+        merged: The values that files gave, and which ones; everything else is a default.
+    """
+
+    name: str
+    profile: SiteProfile
+    merged: MergedProfile
 
 
-def shipped_sites() -> tuple[str, ...]:
-    """Return the names of the profiles that come with jobmeter."""
-    return tuple(sorted(path.stem for path in _SHIPPED.glob("*.yaml")))
-
-
-def read_site(name: str) -> SiteProfile:
+def resolve_site(name: str, job_dir: Path | None = None) -> ResolvedSite:
     """Return the profile called ``name``, or the one in the file ``name`` when it ends in .yaml.
+
+    Args:
+        name: What follows ``--site``.
+        job_dir: Folder of the job file, beside which profiles may lie.
 
     Raises:
         SiteError: there is none, or it is wrong.
     """
-    if name.endswith((".yaml", ".yml")):
-        return strict.read(SiteProfile, Path(name), SiteError)[0]
-    known = shipped_sites()
-    if name not in known:
-        raise SiteError(f"--site {name}: no such site profile; {strict.nearest(name, known)}")
-    return strict.read(SiteProfile, _SHIPPED / f"{name}.yaml", SiteError)[0]
+    merged = merge_chain(find(name, job_dir))
+    profile = strict.validate(
+        SiteProfile, merged.data, lambda path: str(merged.origin(path)), SiteError
+    )
+    return ResolvedSite(name, profile, merged)
+
+
+def read_site(name: str, job_dir: Path | None = None) -> SiteProfile:
+    """Return the profile alone, of what :func:`resolve_site` finds."""
+    return resolve_site(name, job_dir).profile

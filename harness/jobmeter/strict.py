@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -86,16 +86,46 @@ def parse(model: type[Model], text: str, where: str, error: type[JobmeterError])
     Raises:
         JobmeterError: of class ``error``, naming the file, the key and the likely fix.
     """
+    return validate(model, parse_mapping(text, where, error), lambda _: where, error)
+
+
+def parse_mapping(text: str, where: str, error: type[JobmeterError]) -> dict[str, Any]:
+    """Return keys and values of ``text``, YAML, whatever they are.
+
+    Raises:
+        JobmeterError: of class ``error``: it is not YAML, or something else than a mapping.
+    """
     try:
         data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as cause:
         raise error(f"{where}: not readable as YAML: {_one_line(cause)}") from cause
-    if not isinstance(data, Mapping):
+    if not isinstance(data, dict):
         raise error(f"{where}: expected keys and values, found {_kind(data)}; see docs/")
+    return {str(key): value for key, value in data.items()}
+
+
+def validate(
+    model: type[Model],
+    data: Mapping[str, Any],
+    where: Callable[[Sequence[object]], str],
+    error: type[JobmeterError],
+) -> Model:
+    """Return ``data`` as ``model``.
+
+    Args:
+        model: What it must be.
+        data: Keys and values.
+        where: Returns how messages call the file that has the key at a path.
+        error: What to raise.
+
+    Raises:
+        JobmeterError: of class ``error``, naming the file, the key and the likely fix.
+    """
     try:
         return model.model_validate(data)
     except ValidationError as cause:
-        raise error(f"{where}: {_explain(model, cause.errors())}") from cause
+        path, words = _explain(model, cause.errors())
+        raise error(f"{where(path)}: {words}") from cause
 
 
 def read(model: type[Model], path: Path, error: type[JobmeterError]) -> tuple[Model, str]:
@@ -104,13 +134,22 @@ def read(model: type[Model], path: Path, error: type[JobmeterError]) -> tuple[Mo
     Raises:
         JobmeterError: of class ``error``; also when the file is missing or not text.
     """
+    text = read_text(path, error)
+    return parse(model, text, str(path), error), text
+
+
+def read_text(path: Path, error: type[JobmeterError]) -> str:
+    """Return the text in ``path``.
+
+    Raises:
+        JobmeterError: of class ``error``: it is missing or not text.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError as cause:
         raise error(f"{path}: no such file; give the path of a YAML file") from cause
     except (OSError, UnicodeDecodeError) as cause:
         raise error(f"{path}: cannot be read: {cause}") from cause
-    return parse(model, text, str(path), error), text
 
 
 def _one_line(cause: yaml.YAMLError) -> str:
@@ -123,21 +162,26 @@ def _kind(value: object) -> str:
     return "an empty file" if value is None else f"{type(value).__name__} {str(value)[:40]!r}"
 
 
-def _explain(model: type[BaseModel], problems: Sequence[ErrorDetails]) -> str:
-    """Return one problem in words: a typo first, since it explains the others."""
+def _explain(
+    model: type[BaseModel], problems: Sequence[ErrorDetails]
+) -> tuple[Sequence[object], str]:
+    """Return the path and the words of one problem: a typo first, since it explains the others."""
     problem = max(problems, key=lambda p: (p["type"] == "extra_forbidden", len(p["loc"])))
     path = [part for part in problem["loc"] if not _is_union_tag(part)]
     if problem["type"] == "extra_forbidden":
         known = _known_keys(model, path[:-1])
-        return f"{_place(path[:-1])}unknown key {path[-1]!r}; {nearest(str(path[-1]), known)}"
+        advice = nearest(str(path[-1]), known)
+        return path, f"{_place(path[:-1])}unknown key {path[-1]!r}; {advice}"
     if problem["type"] == "missing":
-        return f"{_place(path[:-1])}key {path[-1]!r} is missing; add it"
-    return _place(path) + _in_words(problem)
+        return path, f"{_place(path[:-1])}key {path[-1]!r} is missing; add it"
+    return path, _place(path) + _in_words(problem)
 
 
 _WORDS = {
     "bool_type": "{input!r} is neither true nor false; write one of them",
     "dict_type": "{input!r} is not a mapping; write 'key: value' lines below it",
+    "float_type": "{input!r} is not a number; write one without quotes",
+    "greater_than": "{input!r} is too small; write more than {gt}",
     "greater_than_equal": "{input!r} is too small; write {ge} or more",
     "int_type": "{input!r} is not a whole number; write one without quotes",
     "less_than_equal": "{input!r} is too large; write {le} or less",
