@@ -86,6 +86,8 @@ def create_run(prepared: Prepared) -> RunPaths:
         for name, text in files.items():
             _write(paths.run / name, text)
         _write_secrets(paths.secrets, new_credentials(plan.username))
+        if plan.services.every:
+            _write_service_key(paths.secrets, secrets.token_urlsafe(32))
         _write(paths.spec, prepared.job_file)
         write_manifest(_manifest(prepared), paths.manifest)
     except OSError as cause:
@@ -106,6 +108,12 @@ def _write_secrets(folder: Path, credentials: Credentials) -> None:
     _write(folder / "password", credentials.password)
     _write(folder / "curl.conf", credentials.curl_config)
     _write(folder / "web.yml", render_web_config(credentials.username, credentials.bcrypt_hash))
+
+
+def _write_service_key(folder: Path, key: str) -> None:
+    """Write the key of the run's services: as it is, and as a configuration of curl."""
+    _write(folder / "service.key", key)
+    _write(folder / "service.curl", f'header = "Authorization: Bearer {key}"\n')
 
 
 def _manifest(prepared: Prepared) -> RunManifest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,7 @@ class Placeholders:
         python: The interpreter that runs jobmeter.
         job_dir: Folder of the job file, absolute.
         nodes: How many the job has.
+        services: Names of its services.
     """
 
     job_file: str
@@ -71,13 +73,22 @@ class Placeholders:
     python: str
     job_dir: Path
     nodes: int
+    services: tuple[str, ...] = ()
 
     def where(self, key: str) -> str:
         """Return how messages call the place of a key."""
         return f"{self.job_file}: {key}"
 
-    def filled(self, text: str, key: str, *, for_shell: bool) -> str:
+    def filled(
+        self, text: str, key: str, *, for_shell: bool, more: Mapping[str, object] | None = None
+    ) -> str:
         """Return the text of a key with its placeholders filled.
+
+        Args:
+            text: With placeholders.
+            key: Where it stands, for messages.
+            for_shell: Whether each value is quoted as a word of a shell command.
+            more: What placeholders may name there beside what they may everywhere.
 
         Raises:
             SpecError: one is malformed or names something unknown.
@@ -86,10 +97,11 @@ class Placeholders:
         ports = {name: ShellText(f"${{{port_variable(name)}}}") for name in self.ports}
         values = {
             "ports": Names("port", ports, where),
-            "services": Names("service", {}, where),
+            "services": Names("service", {n: _service(n, where) for n in self.services}, where),
             "python": self.python,
             "job_dir": str(self.job_dir),
             "nodes": self.nodes,
+            **(more or {}),
         }
         return expand(text, values, where, for_shell=for_shell)
 
@@ -101,6 +113,24 @@ def port_variable(name: str) -> str:
     'JOBMETER_PORT_TRAIN'
     """
     return f"JOBMETER_PORT_{name.upper()}"
+
+
+def _service(name: str, where: str) -> Names:
+    """Return what a placeholder may name of a service; the job sets the variables."""
+    fields = {
+        field: ShellText(f"${{{service_variable(field, name)}}}")
+        for field in ("url", "urls", "host", "port", "key")
+    }
+    return Names(f"something of service {name!r}:", fields, where)
+
+
+def service_variable(field: str, name: str) -> str:
+    """Return the variable that tells phases something of a service.
+
+    >>> service_variable("url", "llm")
+    'JOBMETER_URL_LLM'
+    """
+    return f"JOBMETER_{field.upper()}_{name.upper()}"
 
 
 def phases_of(spec: JobSpec, placeholders: Placeholders) -> tuple[PlannedPhase, ...]:

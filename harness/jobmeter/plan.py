@@ -24,6 +24,7 @@ from jobmeter.payload import (
     targets_of,
 )
 from jobmeter.quantities import duration_s
+from jobmeter.services import PlannedServices, services_of
 from jobmeter.site import PortRange, Programs, SiteProfile
 from jobmeter.site_refusal import check_request
 from jobmeter.site_request import chosen
@@ -39,7 +40,7 @@ from jobmeter.stack import (
     FoundExporter,
     NodeTarget,
 )
-from jobmeter.templating import quoted
+from jobmeter.templating import ShellText, quoted
 from jobmeter.workload import numbers_of
 
 USERNAME = "jobmeter"
@@ -117,6 +118,8 @@ class Plan:
     payload_targets: tuple[PayloadTarget, ...]
     logs: tuple[PlannedLog, ...]
     port_names: tuple[str, ...]
+    services: PlannedServices
+    service_steps: Mapping[str, tuple[str, ...]]
     phases: tuple[PlannedPhase, ...]
     workload: Mapping[str, float]
     restarts: int = RESTARTS
@@ -183,6 +186,14 @@ class Plan:
         return math.ceil((PROMETHEUS_DISCOVERY_S + self.interval_s) / self.interval_s)
 
     @property
+    def target_names(self) -> tuple[str, ...]:
+        """``service`` labels that nothing else may take."""
+        return (
+            *(target.service for target in self.targets),
+            *(service.label for service in self.services.every),
+        )
+
+    @property
     def targets(self) -> tuple[PlannedTarget, ...]:
         """Every endpoint that the recording should contain."""
         return (
@@ -212,7 +223,10 @@ def make_plan(spec: JobSpec, site_name: str, site: SiteProfile, context: Context
         python=context.python,
         job_dir=context.job_dir,
         nodes=spec.resources.nodes,
+        services=tuple(spec.services),
     )
+    services = services_of(spec, placeholders, offline=site.offline)
+    logs = (*logs_of(spec, placeholders), *services.logs)
     return Plan(
         run_id=context.run_id,
         run_dir=context.run_dir,
@@ -242,11 +256,16 @@ def make_plan(spec: JobSpec, site_name: str, site: SiteProfile, context: Context
         shared_file_systems=tuple(site.shared_file_systems),
         programs=site.programs,
         node_exporter_options=NODE_EXPORTER_OPTIONS,
-        node_targets=tuple(NODE_TARGETS[name] for name in _exporters(spec)),
+        node_targets=tuple(NODE_TARGETS[name] for name in _exporters(spec, logs)),
         found_exporters=FOUND_EXPORTERS if spec.monitoring.exporters == "auto" else (),
         payload_targets=targets_of(spec, placeholders),
-        logs=logs_of(spec, placeholders),
+        logs=logs,
         port_names=tuple(port_variable(name) for name in spec.ports),
+        services=services,
+        service_steps={
+            one.label: _service_step(spec, site, devices=one.devices) if slurm else ()
+            for one in services.every
+        },
         phases=phases_of(spec, placeholders),
         workload=numbers_of(spec.workload, spec.resources.nodes, spec.resources.gpus_per_node),
     )
@@ -288,32 +307,55 @@ def _sbatch_options(
 
 
 def _sidecar_step(spec: JobSpec, site: SiteProfile) -> tuple[str, ...]:
-    """Return the srun words that run one process on every node beside everything else.
-
-    Without ``--mem=0`` the step is refused while another step holds the node's memory
-    (Slurm 22.05 to 26.05).
-    """
+    """Return the srun words that run one process on every node beside everything else."""
     nodes = spec.resources.nodes
-    step = ["srun", "--overlap", "--mem=0", f"--nodes={nodes}", f"--ntasks={nodes}"]
-    step += ["--ntasks-per-node=1", "--cpus-per-task=1"]
-    if spec.resources.gpus_per_node:
-        step += _devices_of_step(spec, site)
-    return (*step, *site.step_options)
+    exporters = spec.monitoring.exporters
+    devices = exporters == "auto" or bool(DEVICE_EXPORTERS.intersection(exporters))
+    return (
+        *_step(nodes),
+        "--ntasks-per-node=1",
+        "--cpus-per-task=1",
+        *_devices_of_step(spec, site, devices=devices),
+        *site.step_options,
+    )
 
 
-def _devices_of_step(spec: JobSpec, site: SiteProfile) -> list[str]:
+def _service_step(spec: JobSpec, site: SiteProfile, *, devices: bool) -> tuple[str, ...]:
+    """Return the srun words that run a service on one node, with all processors of the job there.
+
+    A step has as many as it asks for, whatever the job has (Slurm from 20.11 on).
+    """
+    return (
+        *_step(1),
+        ShellText('--cpus-per-task="${SLURM_CPUS_ON_NODE:-1}"'),
+        "--cpu-bind=none",
+        *_devices_of_step(spec, site, devices=devices),
+    )
+
+
+def _step(nodes: int) -> tuple[str, ...]:
+    """Return the srun words of a step that takes nothing from the other steps of the job.
+
+    Without ``--mem=0`` it is refused while another step holds the node's memory (Slurm 22.05 to
+    26.05).
+    """
+    return ("srun", "--overlap", "--mem=0", f"--nodes={nodes}", f"--ntasks={nodes}")
+
+
+def _devices_of_step(spec: JobSpec, site: SiteProfile, *, devices: bool) -> tuple[str, ...]:
     """Return the srun words by which a step sees the GPUs of the job, and takes them from nobody.
 
     A step that asks for none sees none where the site constrains devices.
     """
-    exporters = spec.monitoring.exporters
-    if exporters == "auto" or DEVICE_EXPORTERS.intersection(exporters):
-        count = spec.resources.gpus_per_node
-        return [site.gpu_option.format(count=count), "--gpu-bind=none"]
-    return ["--gpus-per-node=0"]
+    count = spec.resources.gpus_per_node
+    if count == 0:
+        return ()
+    if devices:
+        return (site.gpu_option.format(count=count), "--gpu-bind=none")
+    return ("--gpus-per-node=0",)
 
 
-def _exporters(spec: JobSpec) -> Sequence[str]:
+def _exporters(spec: JobSpec, logs: Sequence[PlannedLog]) -> Sequence[str]:
     exporters = spec.monitoring.exporters
     chosen = AUTO if isinstance(exporters, str) else tuple(dict.fromkeys(exporters))
-    return (*chosen, "logs") if spec.logs else chosen
+    return (*chosen, "logs") if logs else chosen

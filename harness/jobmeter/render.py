@@ -24,6 +24,8 @@ def render_files(plan: Plan) -> Mapping[str, str]:
         RenderError: a template asks for something the plan does not have.
     """
     files = {path: render("sbatch", name, {"plan": plan}) for path, name in _SCRIPTS.items()}
+    if plan.services.every:
+        files["scripts/service.sh"] = render("sbatch", "service.sh.j2", {"plan": plan})
     files["prometheus/prometheus.yml"] = render(
         "prometheus_templates", "prometheus.yml.j2", {"plan": plan}
     )

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from jobmeter import strict
 from jobmeter.errors import SpecError
@@ -85,6 +85,20 @@ def _checked_path(text: str) -> str:
     return text
 
 
+def _checked_variable(text: str) -> str:
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text, re.ASCII) is None:
+        raise ValueError(f"{text!r} cannot be a variable's name; use letters, digits and '_'")
+    return text
+
+
+def _checked_service_name(name: str) -> str:
+    if re.fullmatch(r"[a-z][a-z0-9_]{0,31}", name) is None:
+        raise ValueError(
+            f"{name!r} cannot be a service's name; use up to 32 small letters, digits and '_'"
+        )
+    return name
+
+
 def _one_or_several(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
@@ -94,6 +108,8 @@ Duration = Annotated[str, AfterValidator(_checked_duration)]
 TimeLimit = Annotated[str, AfterValidator(_checked_time)]
 PortName = Annotated[str, AfterValidator(_checked_identifier)]
 Line = Annotated[str, AfterValidator(_checked_line)]
+VariableName = Annotated[str, AfterValidator(_checked_variable)]
+ServiceName = Annotated[str, AfterValidator(_checked_service_name)]
 SbatchOption = Annotated[str, AfterValidator(_checked_option)]
 Command = Annotated[str, AfterValidator(_checked_command)]
 FilePath = Annotated[str, AfterValidator(_checked_path)]
@@ -153,6 +169,23 @@ class FollowedLog(strict.StrictModel):
     rules: FilePath
 
 
+class Service(strict.StrictModel):
+    """A server that the job starts and its phases use; the recipe has further keys."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    recipe: Line
+    node: int = Field(default=0, ge=0)
+    nodes: int = Field(default=1, ge=1)
+    replicas: int = Field(default=1, ge=1)
+    after: list[ServiceName] = Field(default_factory=list)
+    args: list[Line] = Field(default_factory=list)
+    environment: dict[VariableName, Line] = Field(default_factory=dict)
+    ready_limit: Duration | None = None
+    image: Line | None = None
+    reach: Literal["node", "job"] | None = None
+
+
 class JobSpec(strict.StrictModel):
     """A whole job file."""
 
@@ -162,6 +195,7 @@ class JobSpec(strict.StrictModel):
     ports: list[PortName] = Field(default_factory=list)
     metrics: dict[Name, Line] = Field(default_factory=dict)
     logs: dict[Name, FollowedLog] = Field(default_factory=dict)
+    services: dict[ServiceName, Service] = Field(default_factory=dict)
     workload: Workload = Field(default_factory=Workload)
     run: Command | None = None
     phases: list[Phase] = Field(default_factory=list)
@@ -180,11 +214,20 @@ class JobSpec(strict.StrictModel):
                 raise ValueError(f"phases: the name {name!r} is used twice; rename one")
             if name == JOB:
                 raise ValueError(f"phases: {JOB!r} means the whole job; choose another name")
-        for service in self.metrics:
-            if service in OWN_SERVICES:
+        return self
+
+    @model_validator(mode="after")
+    def _has_distinct_names(self) -> JobSpec:
+        ours = (("metrics", self.metrics.keys()), ("services", self.services.keys()))
+        for key, names in ours:
+            for name in names & set(OWN_SERVICES):
                 raise ValueError(
-                    f"metrics: {service!r} is one of our own exporters; choose another name"
+                    f"{key}: {name!r} is one of our own exporters; choose another name"
                 )
+        theirs = (("metrics", set(self.metrics)), ("ports", set(self.ports)))
+        for key, taken in theirs:
+            for name in self.services.keys() & taken:
+                raise ValueError(f"{key}: {name!r} is also a service; choose another name")
         return self
 
 

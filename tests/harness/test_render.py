@@ -61,6 +61,34 @@ JOBS = {
             "run": "srun ./bench",
         },
     ),
+    "services": (
+        "generic-slurm",
+        {
+            "name": "rag",
+            "resources": {"nodes": 3, "gpus_per_node": 4},
+            "services": {
+                "vectors": {"recipe": "qdrant", "node": 1},
+                "llm": {
+                    "recipe": "vllm",
+                    "nodes": 2,
+                    "after": ["vectors"],
+                    "model": "$MODELS/it's a llama",
+                    "tensor_parallel_size": 8,
+                    "ttft_slo_s": [0.35],
+                    "args": ["--seed=1"],
+                    "environment": {"NCCL_SOCKET_IFNAME": "ib0"},
+                    "ready_limit": "45m",
+                },
+                "small": {"recipe": "ollama", "replicas": 2, "node": 2},
+            },
+            "phases": [
+                {
+                    "name": "ask",
+                    "run": "ask {{ services.llm.url }} {{ services.small.urls }} $QDRANT_API_KEY",
+                },
+            ],
+        },
+    ),
 }
 
 
@@ -114,7 +142,8 @@ def test_prometheus_accepts_its_configuration(job, tmp_path):
     attempt = tmp_path / "run" / "attempts" / "1"
     attempt.mkdir(parents=True)
     (tmp_path / "run" / "secrets").mkdir()
-    (tmp_path / "run" / "secrets" / "password").write_text("x")
+    for secret in ("password", "service.key"):
+        (tmp_path / "run" / "secrets" / secret).write_text("x")
     config = attempt / "prometheus.yml"
     config.write_text(rendered(job)["prometheus/prometheus.yml"])
     checked = subprocess.run(

@@ -169,10 +169,10 @@ free_port() {
 
 readonly TARGET_HOST=$NODE''
 
+# tell NAME [KEY JSON]...: an event, as a line of tab-separated fields on the standard output.
 tell() {
-  local name=$1
+  local name=$1 line
   shift
-  local line
   now
   printf -v line '\t%s' EVENT "$NODE" "$name" node_t "$NOW" "$@"
   printf '%s\n' "${line#?}"

@@ -170,7 +170,11 @@ fetch() {
   local folder=$1 service=$2 node=$3 url=$4 kind=$5 status=ok before after credentials=()
   local file="$service@$node.prom"
   # The password goes to what asks for it, never to an address from the job file.
-  [[ $kind != payload ]] && credentials=(--config "$SECRETS/curl.conf")
+  case $kind in
+    payload) ;;
+    keyed) credentials=(--config "$SECRETS/service.curl") ;;
+    *) credentials=(--config "$SECRETS/curl.conf") ;;
+  esac
   now
   before=$NOW
   get "$url" "${credentials[@]}" --output "$folder/.$file" 2>"$folder/.$file.error" ||
@@ -178,7 +182,7 @@ fetch() {
   now
   after=$NOW
   rm -f -- "$folder/.$file.error"
-  if [[ $status == ok && $kind != payload && " ${NAMELESS[*]} " != *" $service "* ]] &&
+  if [[ $status == ok && $kind != payload && $kind != keyed && " ${NAMELESS[*]} " != *" $service "* ]] &&
     ! grep --quiet --fixed-strings "$IDENTITY" "$folder/.$file"; then
     status=foreign
   fi
