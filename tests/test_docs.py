@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from jobmeter.recipe import Recipe, read_recipe, shipped_recipes
 from jobmeter.site import SiteProfile, read_site
 from jobmeter.site_files import shipped_sites
 from jobmeter.spec import JobSpec, read_spec
@@ -13,6 +14,7 @@ from jobmeter.spec import JobSpec, read_spec
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")])
 JOB_FILE = (ROOT / "docs" / "job-file.md").read_text()
+SERVICES = (ROOT / "docs" / "services.md").read_text()
 SITES = (ROOT / "docs" / "sites.md").read_text()
 
 
@@ -28,6 +30,23 @@ def keys_of(model):
 @pytest.mark.parametrize("key", sorted(set(keys_of(JobSpec))))
 def test_every_key_of_a_job_file_is_documented(key):
     assert re.search(rf"\b{key}:", JOB_FILE), key
+
+
+@pytest.mark.parametrize("recipe", shipped_recipes())
+def test_every_recipe_is_documented_with_its_parameters(recipe):
+    (section,) = re.findall(rf"^### {recipe}\n(.*?)^##", SERVICES, re.S | re.M)
+    documented = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", section, re.M)))
+    assert set(documented) == set(read_recipe(recipe, ROOT, "").parameters)
+
+
+def test_the_documented_recipe_is_accepted(tmp_path):
+    blocks = re.findall(r"```yaml\n(.*?)```", SERVICES, re.S)
+    (tmp_path / "job.yaml").write_text(blocks[0])
+    read_spec(tmp_path / "job.yaml")
+    (tmp_path / "own.yaml").write_text(blocks[1])
+    recipe = read_recipe("own.yaml", tmp_path, "")
+    assert set(yaml.safe_load(blocks[1])) >= set(Recipe.model_fields) - {"follower", "log_rules"}
+    assert recipe.metrics.key
 
 
 @pytest.mark.parametrize("key", sorted(set(keys_of(SiteProfile))))
