@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from jobmeter import __version__
+from jobmeter.commands import status
 from jobmeter.errors import InvalidRecordingError, JobmeterError, RunFolderError, SpecError
 from jobmeter.manifest import read_manifest
 from jobmeter.paths import AttemptPaths, RunPaths
@@ -257,6 +258,9 @@ def export_command(
     for problem in done.problems:
         _say(problem)
     typer.echo(f"{done.samples} samples of {done.series} series in {to}")
+
+
+app.command("status")(status.status_command)
 
 
 @app.command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -21,6 +22,7 @@ from jobmeter.render import render_files, render_web_config
 from jobmeter.site import SiteProfile, read_site
 from jobmeter.site_refusal import overriding, remarks
 from jobmeter.spec import JobSpec, read_spec
+from jobmeter.submission import write_submission
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,9 @@ def submit(paths: RunPaths) -> str:
         SchedulerError: sbatch is missing or refused.
     """
     try:
-        return slurm.submit(paths.script)
+        job_id = slurm.submit(paths.script)
     except SchedulerError as cause:
         raise SchedulerError(f"{cause}; the script is {paths.script}") from cause
+    with contextlib.suppress(OSError):  # the job is submitted; its number must reach the user
+        write_submission(job_id, paths.submission)
+    return job_id

@@ -96,6 +96,11 @@ class RunPaths:
         return self.run / "run.json"
 
     @property
+    def submission(self) -> Path:
+        """The number that Slurm gave to the job."""
+        return self.run / "submitted.json"
+
+    @property
     def job_output(self) -> Path:
         """Folder of the job's standard output; Slurm does not create folders itself."""
         return self.run / "output"

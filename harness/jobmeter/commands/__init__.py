@@ -1,0 +1,1 @@
+"""The commands, a module each; ``jobmeter.cli`` gives them their names."""
