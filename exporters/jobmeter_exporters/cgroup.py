@@ -188,7 +188,7 @@ class JobUse(Collector):
         for group in groups:
             text = kernel_text.read(f"{group}/memory.oom_control")
             kills = None if text is None else cgroup_v1.parse_oom_kills(text)
-            if kills is not None:
+            if kills:  # a script may start a hundred thousand steps
                 self._oom_kills[group] = kills
         total = sum(self._oom_kills.values())
         return {"job_memory_oom_kills_total": float(total)} if total else {}

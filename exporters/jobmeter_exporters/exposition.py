@@ -58,7 +58,8 @@ def _encode(registry: Collector, library: Encode, openmetrics: bool) -> bytes:
         parts += lines
     if openmetrics:
         parts.append("# EOF\n")
-    return "".join(parts).encode()
+    # An argument or a variable may have bytes that are no UTF-8: one label costs no page.
+    return "".join(parts).encode("utf-8", "replace")
 
 
 def _lines(family: Metric, openmetrics: bool) -> list[str] | None:

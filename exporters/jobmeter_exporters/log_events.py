@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from jobmeter_exporters.errors import ExporterError
@@ -15,33 +14,6 @@ EVENTS_PER_S = 5.0
 BURST = 200
 """So many at once, and ``EVENTS_PER_S`` in the long run: of a crash with its traceback all, of a
 line that repeats for hours at most 20 MB an hour."""
-
-
-class Rate:
-    """Says how often something may happen (token bucket).
-
-    Args:
-        per_s: In the long run.
-        burst: At once.
-        clock: Seconds that never go back.
-    """
-
-    def __init__(self, per_s: float, burst: float, clock: Callable[[], float]) -> None:
-        self._per_s = per_s
-        self._burst = burst
-        self._clock = clock
-        self._left = burst
-        self._then_s = clock()
-
-    def allows(self) -> bool:
-        """Return whether it may happen now, which counts as one time."""
-        now_s = self._clock()
-        self._left = min(self._burst, self._left + (now_s - self._then_s) * self._per_s)
-        self._then_s = now_s
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
 
 
 class EventFile:

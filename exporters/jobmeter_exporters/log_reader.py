@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobmeter_exporters.log_events import BURST, EVENTS_PER_S, EventFile, Rate
+from jobmeter_exporters.log_events import BURST, EVENTS_PER_S, EventFile
 from jobmeter_exporters.log_files import LogFiles
 from jobmeter_exporters.log_lines import Line
 from jobmeter_exporters.log_rule import (
@@ -23,6 +23,7 @@ from jobmeter_exporters.log_rule import (
     level,
     parse_record,
 )
+from jobmeter_exporters.rate import Rate
 from jobmeter_exporters.series import Series
 
 logger = logging.getLogger(__name__)

@@ -154,8 +154,13 @@ def _first(record: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
     for name in names:
         value = _field(record, name)
         if value is not None:
-            return value if isinstance(value, str) else json.dumps(value)
+            return _utf8(value) if isinstance(value, str) else json.dumps(value)
     return None
+
+
+def _utf8(text: str) -> str:
+    """Return a text that has a form in UTF-8: JSON can spell half a character."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _field(record: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401 - as JSON has it

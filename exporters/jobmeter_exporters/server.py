@@ -9,10 +9,10 @@ import http
 import http.server
 import ipaddress
 import logging
-import os
 import socket
 import socketserver
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -319,10 +319,13 @@ def write_port_file(path: Path, port: int) -> None:
     Raises:
         ExporterError: It cannot be written.
     """
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        draft.write_text(f"{port}\n")
-        draft.replace(path)
+        # A new file of a name that nobody can foresee: the folder may be one that others write to.
+        with tempfile.NamedTemporaryFile(
+            "w", dir=path.parent, prefix=f"{path.name}.", delete=False
+        ) as draft:
+            draft.write(f"{port}\n")
+        Path(draft.name).replace(path)
     except OSError as cause:
         raise ExporterError(
             f"cannot write the port file {path}: {cause.strerror}; name a file in a folder of yours"

@@ -1,4 +1,5 @@
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,6 +113,16 @@ def test_unlimited_memory_has_no_limit(node, file, text, request):
     node = request.getfixturevalue(node)
     node.write(file, text)
     assert "job_memory_limit_bytes" not in names(node.settings)
+
+
+def test_steps_without_a_kill_are_not_remembered(v1_node):
+    collector = cgroup.from_settings(v1_node.settings)
+    for step in range(3):
+        group = f"memory/{V1_JOB}/step_{step + 7}"
+        v1_node.write_group(group, {"memory.oom_control": "oom_kill 0\n", "cgroup.procs": ""})
+        list(collector.collect())
+        shutil.rmtree(v1_node.root / "cgroup" / group)
+    assert list(collector._oom_kills.values()) == [1]
 
 
 def test_no_oom_kill_seen_is_not_zero_with_v1(v1_node):

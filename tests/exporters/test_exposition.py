@@ -132,6 +132,13 @@ def test_what_is_not_plain(family):
     assert_same(GaugeMetricFamily("before", "p", value=1), family)
 
 
+def test_half_a_character_costs_no_page():
+    family = GaugeMetricFamily("a", "b", labels=["c"])
+    family.add_metric(["\ud800"], 1.0)
+    encode, _ = encoder("")
+    assert b'a{c="?"} 1.0' in encode(Families(family))
+
+
 def test_a_version_that_is_no_version_gets_the_plain_format():
     encode, content_type = encoder("text/plain;version=x.y")
     assert content_type.startswith("text/plain; version=0.0.4")

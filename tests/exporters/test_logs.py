@@ -22,12 +22,13 @@ from jobmeter_exporters import log_reader as log_reader_module
 from jobmeter_exporters import logs as logs_module
 from jobmeter_exporters.__main__ import main, serve
 from jobmeter_exporters.errors import ExporterError
-from jobmeter_exporters.log_events import EventFile, Rate
+from jobmeter_exporters.log_events import EventFile
 from jobmeter_exporters.log_file import LogFile
 from jobmeter_exporters.log_files import MOST_FILES, NAMELESS_S, LogFiles
 from jobmeter_exporters.log_lines import LONGEST_LINE_BYTES, LineCutter
 from jobmeter_exporters.log_reader import LogReader, ServiceLogs, Source
 from jobmeter_exporters.log_rule_file import rule_set
+from jobmeter_exporters.rate import Rate
 from jobmeter_exporters.series import Series
 from jobmeter_exporters.settings import Settings
 from jobmeter_exporters.watched import NoData
@@ -401,6 +402,14 @@ def test_all_of_it_is_an_exposition(tmp_path):
         text = generate_latest(registry).decode()
     names = {family.name for family in text_string_to_metric_families(text)}
     assert {"x", "jobmeter_log_lines", "jobmeter_log_unread_bytes"} <= names
+
+
+def test_half_a_character_in_json_becomes_a_label_that_can_be_sent(tmp_path):
+    metric = {"counter": "x_total", "help": "A.", "labels": {"user": "user"}}
+    rules = rule_set([("rule 1", {"fields": {"user": "(?P<user>.+)"}, "metrics": [metric]})])
+    append(tmp_path / "log", '{"user": "a\\ud800"}\n')
+    _, found = read_by(rules, tmp_path / "log")
+    assert found["x_total", "s", "a?"] == 1
 
 
 def read_by(rules, log, events=None, **clocks):

@@ -201,6 +201,9 @@ class Tensor:
     def __add__(self, other):
         return Tensor([a + b for a, b in zip(self.values, other.values, strict=True)], self.log)
 
+    def __len__(self):
+        return len(self.values)
+
     def tolist(self):
         self.log.append("read")
         return self.values
@@ -524,6 +527,10 @@ def test_another_number_of_experts_is_refused(monitor):
     monitor.record_experts([1, 2])
     with pytest.raises(ValueError, match="3 experts in a layer that had 2"):
         monitor.record_experts([1, 2, 3])
+    assert value(monitor, "moe_expert_tokens_total", layer="0", expert="1") == 2
+    with pytest.raises(ValueError, match="1 experts in a layer that had 2"):
+        monitor.record_experts(Tensor([5], []))  # which tensors would add to each
+    assert value(monitor, "moe_expert_tokens_total", layer="0", expert="1") == 2
 
 
 @pytest.mark.parametrize(

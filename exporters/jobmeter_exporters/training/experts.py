@@ -20,6 +20,7 @@ class ExpertLoads:
         self._most_series = most_series
         self._pending: dict[str, Counts] = {}
         self._totals: dict[str, list[float]] = {}
+        self._experts: dict[str, int] = {}
         self.loads = Histogram(LOAD_EDGES)
 
     def add(self, layer: str, counts: Counts) -> None:
@@ -28,6 +29,9 @@ class ExpertLoads:
         Raises:
             ValueError: It had another number of experts before.
         """
+        number = self._experts.setdefault(layer, len(counts))
+        if len(counts) != number:
+            raise ValueError(f"{len(counts)} experts in a layer that had {number}")
         self._pending[layer] = add(self._pending.get(layer), counts)
 
     def take(self) -> dict[str, Counts]:
