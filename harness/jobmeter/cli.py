@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from jobmeter import __version__
-from jobmeter.commands import status
+from jobmeter.commands import images, status
 from jobmeter.errors import InvalidRecordingError, JobmeterError, RunFolderError, SpecError
 from jobmeter.manifest import read_manifest
 from jobmeter.paths import AttemptPaths, RunPaths
@@ -276,6 +276,9 @@ def exporter_command(context: typer.Context) -> None:
     from jobmeter_exporters.__main__ import main as serve
 
     raise typer.Exit(serve(context.args))
+
+
+app.add_typer(images.app, name="images")
 
 
 def _say(text: str) -> None:

@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -82,3 +82,51 @@ def run_in_foreground(command: Sequence[str]) -> int:
         signal.signal(signal.SIGINT, before[0])
         signal.signal(signal.SIGTERM, before[1])
     return code if code >= 0 else 128 - code
+
+
+def run_followed(
+    command: Sequence[str],
+    line: Callable[[str], None],
+    *,
+    folder: Path,
+    environment: Mapping[str, str],
+    inherited: Sequence[int] = (),
+) -> int:
+    """Run ``command`` to its end, hand over each line it prints, and return its exit code.
+
+    A Ctrl-C reaches it directly and a SIGTERM is passed on; we wait until it has tidied up.
+
+    Args:
+        command: Program and arguments; no shell is involved.
+        line: Is called with each line of its output and errors.
+        folder: Where it runs.
+        environment: Variables to set beside our own.
+        inherited: Descriptors that it keeps open.
+    """
+    child = subprocess.Popen(  # noqa: S603 - a list of words, no shell
+        list(command),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        cwd=folder,
+        env={**os.environ, **environment},
+        pass_fds=tuple(inherited),
+    )
+
+    def stay(_number: int, _frame: FrameType | None) -> None:
+        pass
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        child.send_signal(number)
+
+    before = signal.signal(signal.SIGINT, stay), signal.signal(signal.SIGTERM, forward)
+    try:
+        with child:
+            for text in child.stdout or ():
+                line(text.rstrip())
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])
+    return child.returncode if child.returncode >= 0 else 128 - child.returncode

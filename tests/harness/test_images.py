@@ -65,6 +65,12 @@ def test_every_image_has_its_definition_and_a_pinned_version(name):
     assert "latest" not in image.registry.tag
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_image_and_its_program_are_documented(name):
+    page = (Path(__file__).parents[2] / "docs" / "images.md").read_text()
+    assert f"| `{name}` | `{images.read_catalogue()[name].program}` |" in page
+
+
 def test_what_has_a_digest_is_asked_for_by_it_alone():
     catalogue = images.read_catalogue()
     assert re.fullmatch(
