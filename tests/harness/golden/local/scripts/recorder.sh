@@ -448,7 +448,7 @@ close_recording() {
   [[ -z $BRIDGE ]] || kill -TERM "$BRIDGE" 2>/dev/null
   if [[ -n ${GONE-} ]] || ! stop "$PROMETHEUS" 10; then clean=false; fi
   checkpoint recording_closed clean "$clean"
-  rm -rf -- "$DATA"
+  rm -rf -- "$SCRATCH_FOLDER"
 }
 
 first_program prometheus || {
@@ -459,7 +459,8 @@ local_scratch || {
   give_up "no local scratch with $SCRATCH_BYTES free bytes among: ${SCRATCH[*]}"
   exit 1
 }
-readonly PROGRAM DATA=$FOLDER
+# Below the scratch folder: the lock of Prometheus 3 has the name and the kind of the folder's own.
+readonly PROGRAM SCRATCH_FOLDER=$FOLDER DATA="$FOLDER/tsdb"
 FAILED=0
 PORT=''
 BRIDGE=''
