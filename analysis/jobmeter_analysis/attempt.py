@@ -120,7 +120,7 @@ def read_attempt(
     problems = _event_problems(log)
     vocabulary = load_vocabulary()
     described = list(selectors_of(catalogue, vocabulary))
-    planned = [*manifest.targets, *(target for target, _ in _found(log))]
+    planned = [*manifest.targets, *(target for target, _, _ in _found(log))]
     stack = {target.service for target in planned if target.kind == "stack"}
     edges, edge_problems = read_edges(attempt, _wanted(described), stack) if fetched else ({}, [])
     source = recording or PrometheusFolder(attempt.tsdb)
@@ -262,7 +262,7 @@ def _builders(
     """Return every target: those that were planned, and those that turned up."""
     builders: dict[TargetName, TargetBuilder] = {}
 
-    def add(planned: PlannedTarget, node: str) -> None:
+    def add(planned: PlannedTarget, node: str, found_ms: int | None = None) -> None:
         name = TargetName(planned.service, node)
         builders[name] = TargetBuilder(
             name,
@@ -271,27 +271,31 @@ def _builders(
             manifest.run_id,
             vocabulary,
             third_party=planned.third_party,
+            found_ms=found_ms,
         )
 
     for planned in manifest.targets:
         for node in nodes if planned.placement == "every_node" else nodes[:1]:
             add(planned, node)
-    for target, node in _found(log):
-        add(target, node)
-    for name in edges:
+    for target, node, found_ms in _found(log):
+        if TargetName(target.service, node) not in builders:
+            add(target, node, found_ms)
+    for name, of_target in edges.items():
         if name not in builders and name.node in nodes:
             # It ended before it was found, and left its last exposition.
-            add(PlannedTarget(name.service, "every_node", "payload"), name.node)
+            found_ms = min(edge.boundary.before_ms for edge in of_target)
+            add(PlannedTarget(name.service, "every_node", "payload"), name.node, found_ms)
     return builders
 
 
-def _found(log: EventLog) -> Iterator[tuple[PlannedTarget, str]]:
-    """Give the targets that nobody planned, and their nodes."""
+def _found(log: EventLog) -> Iterator[tuple[PlannedTarget, str, int]]:
+    """Give the targets that nobody planned, their nodes, and when they were found."""
     for event in log.named("exporters_found"):
         for service in str(event.fields.get("services", "")).split():
-            yield PlannedTarget(service, "every_node", "stack"), event.node
+            yield PlannedTarget(service, "every_node", "stack"), event.node, event.time_ms
     for event in log.named("endpoint_found"):
-        yield PlannedTarget(str(event.fields.get("service")), "every_node", "payload"), event.node
+        service = str(event.fields.get("service"))
+        yield PlannedTarget(service, "every_node", "payload"), event.node, event.time_ms
 
 
 def _fill(

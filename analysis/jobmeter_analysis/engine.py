@@ -38,6 +38,7 @@ from jobmeter_analysis.estimate import (
     reason_text,
     unavailable,
 )
+from jobmeter_analysis.expected import expected
 from jobmeter_analysis.foreign import read_foreign
 from jobmeter_analysis.formula import Formula
 from jobmeter_analysis.gauge_statistics import COMBINED
@@ -203,9 +204,9 @@ class _Phase:
         self._catalogue = catalogue
         self._phase = phase
         self._scene = Scene(phase)
-        self._targets = [target for target in known.targets if not target.over(phase.window)]
+        self._targets = [target for target in known.targets if expected(target, phase)]
         self._cpus = cpus_of_job(known.targets)
-        self._unknown = unknown_to(catalogue, known.targets)
+        self._unknown = unknown_to(catalogue, self._targets)
         self._elsewhere = elsewhere
         self.numbers: Numbers = {}
 

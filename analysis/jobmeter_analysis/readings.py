@@ -576,6 +576,16 @@ def _process_start_after_ms(target: Target, at_ms: int) -> float | None:
     return begun if begun <= at_ms else None
 
 
+def first_process_start_ms(target: Target) -> float | None:
+    """Return the earliest start that a process of ``target`` told; None if none did."""
+    told = [
+        value
+        for track in target.tracks.get(PROCESS_START, ())
+        for value in (*track.values[:1], *track.edges.values())
+    ]
+    return 1000 * min(told) - target.clock.offset_ms if told else None
+
+
 def _refused(boundary: Boundary) -> bool:
     return not boundary.usable and boundary.after_ms - boundary.before_ms < REFUSAL_MS
 

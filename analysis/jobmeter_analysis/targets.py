@@ -148,6 +148,7 @@ class Target:
         job_start_ms: When the job began, if its cgroups began with it; else None.
         clock: Its clock, beside the one that stamped the samples.
         third_party: Whether it is part of the stack and yet does not say of which run.
+        found_ms: When it was found, None of one that was planned.
         chosen: Label sets that were asked for, by what was asked.
     """
 
@@ -162,6 +163,7 @@ class Target:
     job_start_ms: int | None = None
     clock: Clock = UNKNOWN_CLOCK
     third_party: bool = False
+    found_ms: int | None = None
     chosen: dict[Hashable, tuple[Track, ...]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -220,13 +222,6 @@ class Target:
         edges = [one.before_ms for one in self.boundaries if not one.usable]
         recorded = self.scrapes.times_ms[~self.scrapes.up]
         return np.unique(np.concatenate([recorded, np.array(edges, np.int64)]))
-
-    def over(self, window: Window) -> bool:
-        """Whether it had left its last exposition before ``window``, and never came back."""
-        left = max((one.after_ms for one in self.boundaries if one.left), default=None)
-        if left is None or left > window.start_ms:
-            return False
-        return not (self.answered_ms > left).any()
 
     def answers(self, window: Window, phase: str) -> Times:
         """Return when it answered in ``window``; the phase's own edges stand at its ends."""
@@ -353,6 +348,7 @@ class TargetBuilder:
         run_id: Of the run.
         vocabulary: How metrics are called.
         third_party: Whether it is part of the stack and yet does not say of which run.
+        found_ms: When it was found, None of one that was planned.
     """
 
     def __init__(
@@ -364,11 +360,13 @@ class TargetBuilder:
         vocabulary: Vocabulary,
         *,
         third_party: bool = False,
+        found_ms: int | None = None,
     ) -> None:
         self._name, self._kind, self._interval_ms = name, kind, interval_ms
         self._run_id = run_id
         self._vocabulary = vocabulary
         self._third_party = third_party
+        self._found_ms = found_ms
         self._series: dict[str, list[Series]] = {}
         self._edges: list[Edge] = []
 
@@ -408,6 +406,7 @@ class TargetBuilder:
             job_start_ms,
             clock,
             self._third_party,
+            self._found_ms,
         )
 
     def _edge_samples(self) -> tuple[dict[str, _EdgeSamples], set[str]]:

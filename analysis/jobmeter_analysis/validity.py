@@ -22,6 +22,7 @@ import pandas as pd
 from jobmeter.window import JOB, Phase
 from jobmeter_analysis.attempt import Attempt
 from jobmeter_analysis.estimate import FOREIGN_TARGET, SOURCE_DEGRADED, TARGET_NEVER_UP
+from jobmeter_analysis.expected import expected
 from jobmeter_analysis.gauges import largest_gap_ms
 from jobmeter_analysis.targets import NO_TIMES, Target
 
@@ -90,6 +91,8 @@ def _target_reasons(known: Attempt) -> list[str]:
             reasons.append(f"{TARGET_NEVER_UP}: {target.name}")
         elif target.kind != "payload":
             for phase in known.phases:
+                if not expected(target, phase):
+                    continue
                 coverage = target.coverage(phase.window, phase.name)
                 if coverage < WHOLE:
                     reasons.append(
@@ -132,6 +135,7 @@ def _target(target: Target, phases: Sequence[Phase]) -> dict[str, Any]:
                 ],
             }
             for phase in phases
+            if expected(target, phase)
         },
     }
 

@@ -71,7 +71,9 @@ class ProcessIo:
         self._highest: list[int] | None = None
 
     def read(self, sides: Mapping[int, bool]) -> Readings:
-        """Return the sums over the payload, absent until the first of them can be read.
+        """Return the sums over the payload; absent until one of its processes can be read.
+
+        They are zero before where nothing refuses to be read: then there is no payload yet.
 
         Args:
             sides: Process ids of the job to whether they are payload. Those that were named once
@@ -83,9 +85,10 @@ class ProcessIo:
         unreadable = self._follow(sides)
         ended, refused = self._look()
         self._settle(ended)
-        readings: Readings = {"job_processes_without_io": float(unreadable + refused)}
-        told = (one.payload and one.counts is not NOTHING for one in self._followed.values())
-        if self._highest is not None or any(told):
+        left_out = unreadable + refused
+        readings: Readings = {"job_processes_without_io": float(left_out)}
+        told = [one.payload for one in self._followed.values() if one.counts is not NOTHING]
+        if self._highest is not None or any(told) or (told and not left_out):
             readings |= dict(zip(FAMILIES, self._rising(self._sums()), strict=True))
         return readings
 

@@ -300,6 +300,45 @@ def test_the_exposition_that_a_payload_left_is_its_end(build):
     assert number(row(analysis, "app_retries")) == (7, 7, 7, "exact")
 
 
+def announced(build):
+    """Two phases; a rank is found in the second, another lived too shortly to be found."""
+    two = build(plan=manifest(targets=(), phases=("first", "second")))
+    two.job_start(0)
+    two.phase("first", 10_000, 70_000)
+    two.event(72_000, "endpoint_found", service="training-rank0")
+    two.phase("second", 71_000, 130_000)
+    two.event(131_000, "job_end", exit_code=0)
+    for rank, began in ((0, 75_000), (1, 125_000)):
+        text = training_text(640, (0, 5, 5, 5, 5), 1.0, 0.25)
+        text += f"process_start_time_seconds {(T0 + began) / 1000}\n"
+        two.edge("second", "end", f"training-rank{rank}", text, 130_010, 130_015, status="left")
+    return two
+
+
+def test_a_rank_that_is_announced_later_is_no_part_of_the_phases_before(build):
+    two = announced(build)
+    analysis = analyze_attempt(two.run, two.attempt)
+    of_first = analysis.table[analysis.table["phase"] == "first"]
+    assert not of_first["entity"].str.startswith("training").any()
+    assert not of_first["kpi"].isin(["samples_total", "steps_total"]).any()
+    total = row(analysis, "samples_total", "job", phase="second")
+    assert number(total) == (1280, 1280, 1280, "exact")
+    assert [list(t["phases"]) for t in analysis.manifest["targets"]] == [["second"]] * 2
+    assert not [r for r in analysis.manifest["reasons"] if "training" in r]
+
+
+def test_a_process_that_is_found_late_may_have_counted_before(build):
+    two = announced(build)
+    old = T0 + 20_000
+    for path in two.attempt.edge("second", "end").glob("*rank0*.prom"):
+        path.write_text(path.read_text().replace(f"{(T0 + 75_000) / 1000}", f"{old / 1000}"))
+    analysis = analyze_attempt(two.run, two.attempt)
+    before = row(analysis, "samples_total", "training-rank0@n1", phase="first")
+    assert (before["low"], before["high"]) == (0, 640)
+    after = row(analysis, "samples_total", "training-rank0@n1", phase="second")
+    assert (after["low"], after["high"]) == (0, 640)
+
+
 def test_fetches_of_the_boot_are_samples(damaged):
     """Prometheus takes up its targets late; until then the job fetches by itself."""
     run, attempt = damaged

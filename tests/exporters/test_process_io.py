@@ -149,6 +149,13 @@ def test_one_too_many_is_not_followed_later_when_its_children_are_counted_alread
     assert read(io, script.pid) == before
 
 
+def test_a_node_without_payload_yet_has_read_nothing(script, follower):
+    io = follower()
+    assert read(io, monitoring=[script.pid]) == 0
+    script.do(TAKE)
+    assert read(io, monitoring=[script.pid]) == 0
+
+
 def test_nothing_readable_is_absent_and_not_zero(follower):
     readings = follower().read({0: True})
     assert readings == {"job_processes_without_io": 1}

@@ -19,7 +19,7 @@ readonly SCRATCH_BYTES=268435456
 readonly SCRATCH=('$SLURM_TMPDIR' '$TMPDIR' /tmp /dev/shm)
 readonly SHARED_FILE_SYSTEMS=(nfs lustre gpfs beegfs ceph fhgfs panfs afs)
 readonly RESTARTS=3
-readonly LOGS=$1 JOB_PID=$2 FIRST_NODE=$3
+readonly LOGS=$1 JOB_PID=$2 FIRST_NODE=$3 MONITORING_PIDS=$4 # pids of the first node
 NODE=${SLURMD_NODENAME:-$HOSTNAME}
 readonly NODE
 
@@ -192,7 +192,9 @@ own_command() {
   COMMAND=("$python" -m jobmeter_exporters "${@:2}"
     --listen "127.0.0.1:$1" --username jobmeter
     --password-file "$SECRETS/password" --run-id "$RUN_ID")
-  COMMAND+=(--job-pid "$JOB_PID" --exclude-pid "$$")
+  COMMAND+=(--job-pid "$JOB_PID")
+  COMMAND+=(--exclude-pid "$$")
+  [[ $NODE == "$FIRST_NODE" ]] || return 0
   local pid
   for pid in $MONITORING_PIDS; do COMMAND+=(--exclude-pid "$pid"); done
 }
