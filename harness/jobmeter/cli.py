@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from jobmeter import __version__
-from jobmeter.commands import images, status
+from jobmeter.commands import doctor, images, status
 from jobmeter.errors import InvalidRecordingError, JobmeterError, RunFolderError, SpecError
 from jobmeter.manifest import read_manifest
 from jobmeter.paths import AttemptPaths, RunPaths
@@ -260,6 +260,7 @@ def export_command(
     typer.echo(f"{done.samples} samples of {done.series} series in {to}")
 
 
+app.command("doctor")(doctor.doctor_command)
 app.command("status")(status.status_command)
 
 

@@ -127,6 +127,37 @@ class RunPaths:
         return tuple(AttemptPaths(f) for f in sorted(folders, key=lambda f: _numbers_in(f.name)))
 
 
+@dataclass(frozen=True)
+class ProbePaths:
+    """Where the files of one probe job of ``jobmeter doctor`` lie."""
+
+    folder: Path
+
+    @property
+    def script(self) -> Path:
+        """The script as submitted."""
+        return self.folder / "probe.sbatch"
+
+    @property
+    def probe(self) -> Path:
+        """What runs on each node."""
+        return self.folder / "probe.sh"
+
+    @property
+    def facts(self) -> Path:
+        """One file per node, and one per line of the prologue."""
+        return self.folder / "facts"
+
+    def prologue(self, position: int) -> Path:
+        """How one line of the site's prologue ended."""
+        return self.facts / f"prologue.{position}"
+
+    @property
+    def job_output(self) -> Path:
+        """Folder of the job's standard output."""
+        return self.folder / "output"
+
+
 def _numbers_in(name: str) -> tuple[tuple[int, str], ...]:
     """Return the parts of a name so that numbers sort by their size.
 
