@@ -16,6 +16,7 @@ import typer
 
 from jobmeter import __version__
 from jobmeter.commands import doctor, images, status
+from jobmeter.commands import site as site_commands
 from jobmeter.errors import InvalidRecordingError, JobmeterError, RunFolderError, SpecError
 from jobmeter.manifest import read_manifest
 from jobmeter.paths import AttemptPaths, RunPaths
@@ -52,6 +53,8 @@ Start = Annotated[
     typer.Option("--start", help="Start of one window: epoch seconds or ISO 8601 with zone."),
 ]
 End = Annotated[str | None, typer.Option("--end", help="End of that window.")]
+
+app.add_typer(site_commands.app, name="site")
 
 
 class Format(str, enum.Enum):

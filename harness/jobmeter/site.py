@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 from jobmeter import strict
 from jobmeter.errors import SiteError
 from jobmeter.runtime import Architecture, ImageStore, RuntimeProfile, Vendor
-from jobmeter.site_files import MergedProfile, find, merge_chain
+from jobmeter.site_files import MergedProfile, ProfileFile, find, merge_chain
 from jobmeter.site_limits import Partition, Qos
 from jobmeter.spec import Line, SbatchOption, TimeLimit
 
@@ -135,11 +135,20 @@ def resolve_site(name: str, job_dir: Path | None = None) -> ResolvedSite:
     Raises:
         SiteError: there is none, or it is wrong.
     """
-    merged = merge_chain(find(name, job_dir))
+    return resolve_file(find(name, job_dir))
+
+
+def resolve_file(file: ProfileFile) -> ResolvedSite:
+    """Return the profile in ``file``.
+
+    Raises:
+        SiteError: it is wrong.
+    """
+    merged = merge_chain(file)
     profile = strict.validate(
         SiteProfile, merged.data, lambda path: str(merged.origin(path)), SiteError
     )
-    return ResolvedSite(name, profile, merged)
+    return ResolvedSite(file.name, profile, merged)
 
 
 def read_site(name: str, job_dir: Path | None = None) -> SiteProfile:

@@ -23,6 +23,11 @@ def submit_command(script: Path) -> tuple[str, ...]:
     return ("sbatch", "--parsable", str(script))
 
 
+def test_command(script: Path) -> tuple[str, ...]:
+    """Return the command that asks whether ``script`` would be accepted, and submits nothing."""
+    return ("sbatch", "--test-only", str(script))
+
+
 def job_id_from(stdout: str) -> str:
     r"""Return the job id from what ``sbatch --parsable`` printed.
 

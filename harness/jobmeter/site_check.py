@@ -1,0 +1,236 @@
+"""What is to be thought of a site profile on this machine, given what was found out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from jobmeter.quantities import slurm_memory_mb, slurm_time, slurm_time_s
+from jobmeter.site import SiteProfile
+from jobmeter.site_facts import ShellFacts, SiteFacts, Unanswered, paths_of
+from jobmeter.site_limits import OTHERS, Partition, Qos
+from jobmeter.strict import nearest
+
+State = Literal["ok", "degraded", "broken", "unknown"]
+"""``unknown``: it could not be told here, which is never taken for ok."""
+
+Health = Literal["healthy", "degraded", "unhealthy"]
+EXIT_CODES: Mapping[Health, int] = {"healthy": 0, "unhealthy": 1, "degraded": 2}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One judgement.
+
+    Args:
+        check: What was looked at.
+        state: How good it is.
+        value: What was found.
+        advice: What to do; empty where all is well.
+    """
+
+    check: str
+    state: State
+    value: str
+    advice: str = ""
+
+
+def health_of(findings: Iterable[Finding]) -> Health:
+    """Return the health of it all; what could not be told is no better than degraded."""
+    states = {finding.state for finding in findings}
+    if "broken" in states:
+        return "unhealthy"
+    return "degraded" if states - {"ok"} else "healthy"
+
+
+def judge(site: SiteProfile, facts: SiteFacts) -> Iterator[Finding]:
+    """Yield what is to be thought of each part of the profile."""
+    for name, path in facts.slurm_programs.items():
+        if path is None:
+            yield Finding(f"slurm.{name}", "broken", "not on PATH", "go to a login node")
+        else:
+            yield Finding(f"slurm.{name}", "ok", str(path))
+    if site.launcher == "slurm":
+        yield from _partitions(site, facts.partitions)
+        yield from _qos(site, facts.qos)
+    yield from _shell(site, facts.shell)
+    yield from _paths(site, facts.paths)
+
+
+# --- limits ---
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """A limit of a profile beside Slurm's.
+
+    Args:
+        name: Of the field.
+        size: How large it is, for comparing; None where there is no limit.
+        larger_is_fine: Whether Slurm may well allow more: the profile says what a job can have.
+    """
+
+    name: str
+    size: Callable[[Partition | Qos], float | None]
+    larger_is_fine: bool = False
+
+
+def _number(name: str) -> Callable[[Partition | Qos], float | None]:
+    return lambda limits: getattr(limits, name)
+
+
+def _time_s(limits: Partition | Qos) -> float | None:
+    return slurm_time_s(limits.max_time) if limits.max_time is not None else None
+
+
+def _memory_mb(limits: Partition | Qos) -> float | None:
+    memory = getattr(limits, "memory", None)
+    return slurm_memory_mb(memory) if memory is not None else None
+
+
+_OF_PARTITION = (
+    _Compared("nodes", _number("nodes")),
+    _Compared("min_nodes", _number("min_nodes")),
+    _Compared("max_nodes", _number("max_nodes")),
+    _Compared("max_time", _time_s),
+    _Compared("cpus_per_node", _number("cpus_per_node")),
+    _Compared("memory", _memory_mb, larger_is_fine=True),
+    _Compared("gpus_per_node", _number("gpus_per_node")),
+)
+_OF_QOS = (
+    _Compared("min_nodes", _number("min_nodes")),
+    _Compared("max_nodes", _number("max_nodes")),
+    _Compared("max_time", _time_s),
+    _Compared("jobs_per_user", _number("jobs_per_user")),
+)
+
+
+def _partitions(site: SiteProfile, told: Mapping[str, Partition] | Unanswered) -> Iterator[Finding]:
+    if isinstance(told, Unanswered):
+        yield Finding("partitions", "unknown", told.why, "go to a login node")
+    else:
+        yield from _limits("partition", site.partitions, told, _OF_PARTITION)
+        yield from _choice("partition", site.defaults.partition, told)
+
+
+def _qos(site: SiteProfile, told: Mapping[str, Qos] | Unanswered) -> Iterator[Finding]:
+    named = bool(site.qos or site.defaults.qos)
+    if not named:
+        return
+    if isinstance(told, Unanswered):
+        yield Finding("qos", "unknown", told.why, "compare the limits by hand")
+    else:
+        yield from _limits("qos", site.qos, told, _OF_QOS)
+        yield from _choice("qos", site.defaults.qos, told)
+
+
+def _limits(
+    kind: str,
+    known: Mapping[str, Partition] | Mapping[str, Qos],
+    told: Mapping[str, Partition] | Mapping[str, Qos],
+    compared: Iterable[_Compared],
+) -> Iterator[Finding]:
+    for name, limits in known.items():
+        if name == OTHERS:
+            continue
+        there = told.get(name)
+        check = f"{kind}.{name}"
+        if there is None:
+            advice = f"take it out of the profile ({kind}: {{{name}: null}}); "
+            yield Finding(check, "degraded", "Slurm has none", advice + nearest(name, list(told)))
+            continue
+        differences = [words for c in compared if (words := _difference(c, limits, there))]
+        if differences:
+            advice = "correct it in a profile that inherits from this one"
+            yield Finding(check, "degraded", "; ".join(differences), advice)
+        else:
+            yield Finding(check, "ok", "agrees with Slurm")
+    missing = [name for name in told if name not in known]
+    if known and missing and OTHERS not in known:
+        words = f"Slurm has {', '.join(missing)}, which the profile does not"
+        advice = f"jobs there are refused; add them, or '\"{OTHERS}\": {{}}', under {kind}"
+        yield Finding(f"{kind}.{OTHERS}", "degraded", words, advice)
+
+
+def _difference(compared: _Compared, ours: Partition | Qos, slurms: Partition | Qos) -> str:
+    """Return how a limit differs; nothing where it does not, or only one of them has it."""
+    mine, theirs = compared.size(ours), compared.size(slurms)
+    # Where Slurm has none, the limit may well come from an association or the partition's own QOS.
+    if mine is None or theirs is None or mine == theirs:
+        return ""
+    if compared.larger_is_fine and mine < theirs:
+        return ""
+    return (
+        f"{compared.name} is {_shown(compared.name, ours)} here, "
+        f"Slurm says {_shown(compared.name, slurms)}"
+    )
+
+
+def _shown(name: str, limits: Partition | Qos) -> str:
+    value = getattr(limits, name)
+    return slurm_time(slurm_time_s(value)) if name == "max_time" else str(value)
+
+
+def _choice(
+    kind: str, name: str | None, told: Mapping[str, Partition] | Mapping[str, Qos]
+) -> Iterator[Finding]:
+    if name is not None and name not in told:
+        words = f"Slurm has no {kind} {name!r}, the default of the profile"
+        yield Finding(f"defaults.{kind}", "broken", words, nearest(name, list(told)))
+
+
+# --- what a shell finds, and files ---
+
+
+def _shell(site: SiteProfile, shell: ShellFacts | Unanswered) -> Iterator[Finding]:
+    elsewhere = site.launcher == "slurm"
+    if isinstance(shell, Unanswered):
+        yield Finding("prologue", _worse(elsewhere), shell.why, "correct 'prologue' or 'shebang'")
+        return
+    if site.prologue:
+        if shell.failed is None:
+            yield Finding("prologue", "ok", "runs here")
+        else:
+            words = f"{shell.failed!r} fails here"
+            words += f", saying: {shell.said}" if shell.said else ""
+            advice = "compute nodes may differ; else correct it" if elsewhere else "correct it"
+            yield Finding("prologue", _worse(elsewhere), words, advice)
+    for name, path in shell.programs.items():
+        if path is not None:
+            yield Finding(f"program.{name}", "ok", path)
+        else:
+            yield Finding(
+                f"program.{name}", _worse(elsewhere), "not found here", _ask_a_node(elsewhere)
+            )
+
+
+def _worse(elsewhere: bool) -> State:
+    """Return what a failure here means: nothing certain where jobs run on other machines."""
+    return "unknown" if elsewhere else "broken"
+
+
+def _ask_a_node(elsewhere: bool) -> str:
+    if elsewhere:
+        return "a compute node may have it: jobmeter doctor --on-compute asks one"
+    return "install it, or name its path in a profile that inherits from this one"
+
+
+def _paths(site: SiteProfile, paths: Mapping[str, bool | None]) -> Iterator[Finding]:
+    if site.runtime.kind != "native" and site.images.folder is None:
+        yield Finding(
+            "images.folder",
+            "broken",
+            "not set, and the stack runs in containers",
+            "name a folder that nodes see, outside $HOME, in a profile that inherits from this one",
+        )
+    for path in paths_of(site):
+        there = paths[path]
+        check = f"path.{path}"
+        if there:
+            yield Finding(check, "ok", "exists")
+        elif there is None:
+            yield Finding(check, "unknown", "a variable in it is not set here", "set it, or look")
+        else:
+            advice = "make it, or correct the profile; a missing bind ends the container"
+            yield Finding(check, "degraded", "does not exist here", advice)
