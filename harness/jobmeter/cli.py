@@ -54,8 +54,6 @@ Start = Annotated[
 ]
 End = Annotated[str | None, typer.Option("--end", help="End of that window.")]
 
-app.add_typer(site_commands.app, name="site")
-
 
 class Format(str, enum.Enum):
     """What ``analyze`` prints."""
@@ -283,6 +281,7 @@ def exporter_command(context: typer.Context) -> None:
 
 
 app.add_typer(images.app, name="images")
+app.add_typer(site_commands.app, name="site")
 
 
 def _say(text: str) -> None:

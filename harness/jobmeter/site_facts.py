@@ -170,4 +170,4 @@ def _shell_facts(printed: str, names: Sequence[str]) -> ShellFacts | Unanswered:
 
 def _is_there(path: str) -> bool | None:
     expanded = os.path.expandvars(path)
-    return None if "$" in expanded else Path(expanded).exists()
+    return None if "$" in expanded else Path(expanded).expanduser().exists()
