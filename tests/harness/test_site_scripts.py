@@ -5,6 +5,7 @@ with its site.
 """
 
 import difflib
+import re
 import shutil
 import subprocess
 
@@ -27,11 +28,16 @@ def differences(site):
     text = ""
     for name in sorted({*ours, *usual}):
         lines = difflib.unified_diff(
-            usual.get(name, "").splitlines(), ours.get(name, "").splitlines(), n=0, lineterm=""
+            _lines(usual.get(name, "")), _lines(ours.get(name, "")), n=0, lineterm=""
         )
         changed = [line for line in list(lines)[2:] if not line.startswith("@@")]
         text += "\n".join([f"=== {name}", *changed, ""]) if changed else ""
     return text
+
+
+def _lines(text):
+    """Return the lines of a script, each option of a command on a line of its own."""
+    return re.sub(r"(?<!SBATCH) --", "\n  --", text).splitlines()
 
 
 @pytest.mark.parametrize("site", SITES)
