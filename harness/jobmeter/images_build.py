@@ -212,12 +212,15 @@ def _make(
     return locked
 
 
+_UNTOLD = "unknown"
+
+
 class _Version:
-    """Listens to a build: a definition prints which version of the package it has got."""
+    """Listens to a build: where Debian decides the version, the definition prints it."""
 
     def __init__(self, recipe: Recipe, say: Say) -> None:
         self._say = say
-        self.found = "unknown"
+        self.found = _UNTOLD
         if recipe.image.is_ours:
             self.found = __version__
         elif recipe.base == "registry" and recipe.image.registry is not None:
@@ -225,7 +228,7 @@ class _Version:
 
     def __call__(self, line: str) -> None:
         told = re.fullmatch(r"jobmeter\.version (\S+)", line)
-        if told is not None:
+        if told is not None and self.found == _UNTOLD:
             self.found = told[1]
         if line.strip():
             self._say(re.sub(r"^INFO:\s*", "", line.strip()))
