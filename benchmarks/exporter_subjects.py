@@ -154,6 +154,17 @@ def _cgroup(builder: Builder, absent: dict[str, str]) -> list[Subject]:
             target_ms=CGROUP_MS,
         )
     )
+    parent, go_on = _changing_tree(builder, STEPS * TASKS)
+    found.append(
+        builder.ours(
+            f"cgroup, {STEPS * TASKS} processes, one of them new at each scrape",
+            "cgroup",
+            *("--job-pid", str(parent)),
+            must_have=("job_cpu_seconds_total", "job_syscall_read_bytes_total"),
+            target_ms=CGROUP_MS,
+            before_scrape=go_on,
+        )
+    )
     return found
 
 
@@ -164,6 +175,34 @@ def _tree(builder: Builder, processes: int) -> int:
     builder.stack.callback(parent.wait)
     builder.stack.callback(os.killpg, parent.pid, signal.SIGKILL)
     return parent.pid
+
+
+def _changing_tree(builder: Builder, processes: int) -> tuple[int, Callable[[], None]]:
+    """Do the same; return also what replaces one of the children by a new one."""
+    script = f"""
+        for i in $(seq {processes}); do sleep infinity & done
+        while read -r line; do kill $!; wait $! || true; sleep infinity & echo; done
+    """
+    pipe = subprocess.PIPE
+    parent = subprocess.Popen(
+        ["sh", "-c", script],
+        stdin=pipe,
+        stdout=pipe,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    builder.stack.callback(parent.communicate)
+    builder.stack.callback(os.killpg, parent.pid, signal.SIGKILL)
+    assert parent.stdin is not None
+    assert parent.stdout is not None
+    orders, answers = parent.stdin, parent.stdout
+
+    def replace_one() -> None:
+        orders.write(b"\n")
+        orders.flush()
+        answers.readline()
+
+    return parent.pid, replace_one
 
 
 def _nvidia(builder: Builder, absent: dict[str, str]) -> list[Subject]:

@@ -55,11 +55,12 @@ from prometheus_client.registry import Collector
 from jobmeter_exporters import cgroup_path, cgroup_steps, cgroup_v1, cgroup_v2, kernel_text
 from jobmeter_exporters.cgroup_families import FAMILIES
 from jobmeter_exporters.cgroup_path import UNIFIED, JobGroups, Locator
-from jobmeter_exporters.cgroup_processes import Processes, ProcessLists
+from jobmeter_exporters.cgroup_processes import MOST_LISTS, Processes, ProcessLists
 from jobmeter_exporters.cgroup_steps import StepUse
 from jobmeter_exporters.errors import ExporterError, UnexpectedText
 from jobmeter_exporters.families import Readings, merge, to_metrics
 from jobmeter_exporters.group_file import read_files
+from jobmeter_exporters.open_files import OpenFiles
 from jobmeter_exporters.process_io import ProcessIo
 from jobmeter_exporters.process_tree import ProcessTree
 from jobmeter_exporters.settings import Settings
@@ -69,6 +70,10 @@ from jobmeter_exporters.watched import NoData
 SHARED_STEPS = frozenset(
     f"step{dash}{name}" for dash in "_-" for name in ("batch", "interactive", "extern")
 )
+
+
+MOST_OPEN_FILES = 128
+"""Of control groups, beside the descriptors of processes (``process_io``) and connections."""
 
 
 def add_options(parser: argparse._ArgumentGroup) -> None:
@@ -99,8 +104,10 @@ class JobUse(Collector):
         self._settings = settings
         self._locator = Locator(settings)
         self._oom_kills: dict[str, int] = {}
-        self._lists = ProcessLists()
-        self._steps = StepUse(settings.options.get("cgroup_steps", cgroup_steps.STEPS))
+        self._files = OpenFiles(MOST_OPEN_FILES)
+        self._lists = ProcessLists(self._files.read)
+        detail = settings.options.get("cgroup_steps", cgroup_steps.STEPS)
+        self._steps = StepUse(detail, self._files.read)
         self._io = ProcessIo(settings.proc, (*settings.exclude_pids, os.getpid()))
         self._tree_io = ProcessIo(settings.proc)  # the tree knows which side each is on
         self._tree = (
@@ -120,6 +127,9 @@ class JobUse(Collector):
     ) -> None:
         self._io.close()
         self._tree_io.close()
+        self._files.close()
+        if self._tree is not None:
+            self._tree.close()
 
     def collect(self) -> Iterator[Metric]:
         """Yield one family per number that can be read now, in base units.
@@ -156,8 +166,8 @@ class JobUse(Collector):
         readings: Readings = {}
         own = {name: path for name, path in groups.step.items() if _is_ours(path)}
         table = cgroup_v2 if groups.source == "cgroup_v2" else cgroup_v1
-        read_files(groups.job, table.JOB, readings, problems)
-        read_files(own, table.MONITORING, readings, problems)
+        read_files(groups.job, table.JOB, readings, problems, self._files.read)
+        read_files(own, table.MONITORING, readings, problems, self._files.read)
         # Any v1 tree knows the processes; that of memory knows more.
         root = groups.job.get("memory") or next(iter(groups.job.values()))
         below = cgroup_path.subgroups(root)
@@ -167,6 +177,7 @@ class JobUse(Collector):
             readings["job_processes"] = processes.total
         if "memory" in groups.job:
             merge(readings, self._oom_kills_v1(processes.looked_at))
+        self._files.close_unread()
         sides = _sides(processes, root, own)
         merge(readings, self._io_readings(self._io, sides, problems))
         return readings
@@ -185,8 +196,9 @@ class JobUse(Collector):
         goes with the process that was killed, before anyone has read its count: the total is a
         lower bound, and none seen is no reason to claim zero.
         """
+        read = self._files.read if len(groups) <= MOST_LISTS else kernel_text.read
         for group in groups:
-            text = kernel_text.read(f"{group}/memory.oom_control")
+            text = read(f"{group}/memory.oom_control")
             kills = None if text is None else cgroup_v1.parse_oom_kills(text)
             if kills:  # a script may start a hundred thousand steps
                 self._oom_kills[group] = kills

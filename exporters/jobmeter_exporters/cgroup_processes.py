@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from jobmeter_exporters import kernel_text
+from jobmeter_exporters.open_files import Read
 
 MOST_LISTS = 48
 """Lists read in one scrape, at 10 (v2) to 40 µs (v1) each: those of 128 tasks cost too much."""
@@ -35,17 +36,23 @@ class Processes(NamedTuple):
 
 
 class ProcessLists:
-    """Reads ``cgroup.procs``: of all groups where they are few, else of new ones, and in turns."""
+    """Reads ``cgroup.procs``: of all groups where they are few, else of new ones, and in turns.
 
-    def __init__(self) -> None:
+    Args:
+        read: Reads a file that will be read at the next scrape too.
+    """
+
+    def __init__(self, read: Read) -> None:
+        self._read = read
         self._seen: dict[str, None] = {}  # those looked at longest ago are first
 
     def read(self, groups: list[str]) -> Processes:
         """Return the processes of ``groups``, those of groups below them not included."""
         chosen = self._choose(groups)
         by_group = {}
+        read = self._read if chosen is groups else kernel_text.read
         for group in chosen:
-            text = kernel_text.read(f"{group}/cgroup.procs")
+            text = read(f"{group}/cgroup.procs")
             if text is not None:
                 by_group[group] = [int(word) for word in text.split() if word.isdecimal()]
         return Processes(chosen, by_group, len(chosen) == len(groups))

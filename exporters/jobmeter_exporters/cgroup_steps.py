@@ -8,6 +8,7 @@ from typing import NamedTuple
 from jobmeter_exporters import cgroup_path, cgroup_v1, cgroup_v2
 from jobmeter_exporters.families import Labels, Readings, merge
 from jobmeter_exporters.group_file import GroupFile, read_files
+from jobmeter_exporters.open_files import Read
 
 OFF, STEPS, TASKS = DETAILS = ("off", "steps", "tasks")
 
@@ -30,10 +31,12 @@ class StepUse:
 
     Args:
         detail: One of ``DETAILS``.
+        read: Reads a file.
     """
 
-    def __init__(self, detail: str) -> None:
+    def __init__(self, detail: str, read: Read) -> None:
         self._detail = detail
+        self._read = read
         self._steps: set[Labels] = set()
         self._tasks: set[Labels] = set()
 
@@ -57,11 +60,21 @@ class StepUse:
         table = cgroup_v2 if source == "cgroup_v2" else cgroup_v1
         if self._detail in (STEPS, TASKS):
             for step in _known(steps, self._steps, MOST_STEPS):
-                merge(readings, _read(step, job, table.STEP, problems))
+                merge(readings, self._read_part(step, job, table.STEP, problems))
         if self._detail == TASKS:
             for task in _known(find_tasks(walked), self._tasks, MOST_TASKS):
-                merge(readings, _read(task, job, table.TASK, problems))
+                merge(readings, self._read_part(task, job, table.TASK, problems))
         return readings
+
+    def _read_part(
+        self, part: Part, job: Mapping[str, str], files: Sequence[GroupFile], problems: list[str]
+    ) -> Readings:
+        folders = {controller: f"{folder}/{part.below}" for controller, folder in job.items()}
+        found: Readings = {}
+        read_files(folders, files, found, problems, self._read)
+        return {
+            name: {part.labels: value} for name, value in found.items() if isinstance(value, float)
+        }
 
 
 def find_steps(walked: Sequence[str]) -> list[Part]:
@@ -94,12 +107,3 @@ def _known(parts: Sequence[Part], known: set[Labels], most: int) -> Iterator[Par
             known.add(part.labels)
         if part.labels in known:
             yield part
-
-
-def _read(
-    part: Part, job: Mapping[str, str], files: Sequence[GroupFile], problems: list[str]
-) -> Readings:
-    folders = {controller: f"{folder}/{part.below}" for controller, folder in job.items()}
-    found: Readings = {}
-    read_files(folders, files, found, problems)
-    return {name: {part.labels: value} for name, value in found.items() if isinstance(value, float)}

@@ -16,7 +16,13 @@ PLAIN_NAME = re.compile("(?!__)[A-Za-z_][A-Za-z0-9_]*")
 
 Encode = Callable[[Collector], bytes]
 
-PLAIN_TYPES = {"counter": "counter", "gauge": "gauge", "histogram": "histogram", "info": "gauge"}
+PLAIN_TYPES = {
+    "counter": "counter",
+    "gauge": "gauge",
+    "histogram": "histogram",
+    "info": "gauge",
+    "unknown": "untyped",
+}
 """What the plain format calls the types of families; what else there is, the library writes."""
 
 SUFFIXES = {"counter": "_total", "info": "_info"}

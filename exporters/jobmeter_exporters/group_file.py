@@ -9,6 +9,7 @@ from jobmeter_exporters import kernel_text
 from jobmeter_exporters.cgroup_path import UNIFIED
 from jobmeter_exporters.errors import UnexpectedText
 from jobmeter_exporters.families import Readings, merge
+from jobmeter_exporters.open_files import Read
 
 Parse = Callable[[str], Readings]
 """Takes the text of a file; raises ``UnexpectedText`` when it is not as documented."""
@@ -38,7 +39,11 @@ def keyed(*fields: tuple[str, str, float]) -> Parse:
 
 
 def read_files(
-    folders: Mapping[str, str], files: Iterable[GroupFile], into: Readings, problems: list[str]
+    folders: Mapping[str, str],
+    files: Iterable[GroupFile],
+    into: Readings,
+    problems: list[str],
+    read: Read = kernel_text.read,
 ) -> None:
     """Add what ``files`` tell to ``into``; what is absent is left out.
 
@@ -47,10 +52,11 @@ def read_files(
         files: What to read.
         into: Gets the readings.
         problems: Gets a line for each file that is not as documented.
+        read: Reads a file.
     """
     for file, parse, controller in files:
         folder = folders.get(controller)
-        text = None if folder is None else kernel_text.read(f"{folder}/{file}")
+        text = None if folder is None else read(f"{folder}/{file}")
         if text is None:
             continue
         try:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from jobmeter_exporters import kernel_text, process_text
 from jobmeter_exporters.families import Readings
+from jobmeter_exporters.open_files import affordable
 from jobmeter_exporters.process_text import IoCounts
 
 MOST_PROCESSES = 256
@@ -63,7 +63,7 @@ class ProcessIo:
     def __init__(self, proc: Path, excluded: Iterable[int] = (), most: int | None = None) -> None:
         self._proc = proc
         self._excluded = set(excluded)
-        self._most = _affordable() if most is None else most
+        self._most = affordable(MOST_PROCESSES, 2) if most is None else most
         self._followed: dict[int, _Followed] = {}
         self._kept = {True: [0] * len(FAMILIES), False: [0] * len(FAMILIES)}
         # Not followed later either: what of its ended children was kept would count twice.
@@ -207,9 +207,3 @@ class ProcessIo:
 
 def _age(item: tuple[int, _Followed]) -> tuple[int, int]:
     return item[1].started, item[0]
-
-
-def _affordable() -> int:
-    """Return how many descriptors can be spent: most are for connections."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return min(MOST_PROCESSES, limit // 2) if limit != resource.RLIM_INFINITY else MOST_PROCESSES

@@ -11,14 +11,19 @@ from typing import NamedTuple
 from jobmeter_exporters import kernel_text, process_text
 from jobmeter_exporters.cgroup_v2 import parse_cpus
 from jobmeter_exporters.families import Readings
+from jobmeter_exporters.open_files import OpenFiles
 from jobmeter_exporters.process_memory import ProcessMemory
 from jobmeter_exporters.process_text import Key, Stat
 from jobmeter_exporters.watched import NoData
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
-# A node may run a thousand processes that are not the job's, kernel threads most of them.
-TURNS = 8
+MOST_OPEN_FILES = 128
+"""One for each process."""
+
+TURNS = 32
+"""Scrapes in which all strangers are asked again. A node may run a thousand, kernel threads most of
+them; and the id of one passes to another process only when all ids were used up meanwhile."""
 
 
 class Member(NamedTuple):
@@ -70,6 +75,7 @@ class ProcessTree:
         self._moved_ticks = {True: [0, 0], False: [0, 0]}
         self._highest: dict[str, float] = {}
         self._memory = ProcessMemory(proc)
+        self._files = OpenFiles(MOST_OPEN_FILES)
 
     def read(self) -> Readings:
         """Return what the tree uses now, in base units, under the names of ``FAMILIES``.
@@ -89,12 +95,18 @@ class ProcessTree:
         # Those known before have been read in this order, those that are new have not.
         in_order = alive.keys() <= self._last.keys()
         self._last = alive
-        return {
+        readings: Readings = {
             "job_source_info": {"process_tree": 1.0},
             **self._cpu_readings(members if in_order else self._looked_at_again()),
             **self._memory_readings(members),
             **self._count_readings([member.stat for member in members if member.payload]),
         }
+        self._files.close_unread()
+        return readings
+
+    def close(self) -> None:
+        """Close the files that are open."""
+        self._files.close()
 
     @property
     def sides(self) -> dict[int, bool]:
@@ -113,11 +125,15 @@ class ProcessTree:
         members = [pid for pid, _ in self._last if pid in alive]
         asked = {pid for pid in self._strangers if (pid + self._turn) % TURNS == 0}
         others = sorted(asked | (alive - self._strangers).difference(members))
-        stats = map(self._stat, (*members, *others))
+        stats = [self._stat_again(pid) for pid in members] + [self._stat(pid) for pid in others]
         return {stat.pid: stat for stat in stats if stat is not None}
 
     def _stat(self, pid: int) -> Stat | None:
         text = kernel_text.read(f"{self._proc}/{pid}/stat")
+        return process_text.parse_stat(text) if text else None
+
+    def _stat_again(self, pid: int) -> Stat | None:
+        text = self._files.read(f"{self._proc}/{pid}/stat")
         return process_text.parse_stat(text) if text else None
 
     def _key_of(self, pid: int) -> Key | None:
@@ -187,7 +203,7 @@ class ProcessTree:
         """
         now = []
         for key, member in self._last.items():
-            stat = self._stat(member.stat.pid)
+            stat = self._stat_again(member.stat.pid)
             if stat is not None and stat.key == key:
                 now.append(Member(stat, member.payload))
         self._last.update((member.stat.key, member) for member in now)
@@ -232,6 +248,6 @@ class ProcessTree:
             "job_processes": float(len(payload)),
             "job_threads": float(sum(stat.threads for stat in payload)),
         }
-        status = kernel_text.read(f"{self._proc}/{self._root}/status")
+        status = self._files.read(f"{self._proc}/{self._root}/status")
         cpus = process_text.parse_allowed_cpus(status or "")
         return readings | parse_cpus(cpus or "")

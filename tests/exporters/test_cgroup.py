@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from jobmeter_exporters import cgroup, cgroup_processes, cgroup_steps
+from jobmeter_exporters import cgroup, cgroup_processes, cgroup_steps, kernel_text
 from jobmeter_exporters.cgroup_families import FAMILIES
 from jobmeter_exporters.errors import ExporterError
 from jobmeter_exporters.settings import Settings
@@ -152,7 +152,7 @@ def test_of_very_many_groups_some_are_asked_for_their_processes_at_a_scrape(
 
 def test_every_group_is_asked_again_and_those_that_went_are_forgotten(tmp_path):
     groups = [str(tmp_path / str(number)) for number in range(200)]
-    lists = cgroup_processes.ProcessLists()
+    lists = cgroup_processes.ProcessLists(kernel_text.read)
     asked = [lists.read(groups).looked_at for _ in range(30)]
     assert len(asked[-1]) == cgroup_processes.SEEN_LISTS
     assert max(map(len, asked)) <= cgroup_processes.MOST_LISTS

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from told_script import until
 
-from jobmeter_exporters import cgroup, process_io
+from jobmeter_exporters import cgroup, open_files, process_io
 from jobmeter_exporters.errors import UnexpectedText
 from jobmeter_exporters.process_io import ProcessIo
 from jobmeter_exporters.settings import Settings
@@ -188,4 +188,4 @@ def test_descriptors_are_given_back(script):
 @pytest.mark.parametrize(("limit", "most"), [(1024, 256), (100, 50), (-1, 256)])
 def test_half_of_the_descriptors_stay_free(limit, most, monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda which: (limit, limit))
-    assert process_io._affordable() == most
+    assert open_files.affordable(process_io.MOST_PROCESSES, 2) == most

@@ -133,7 +133,7 @@ def test_strangers_are_not_read_at_every_scrape(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(kernel_text, "read", lambda path: asked.append(path) or real_read(path))
     tree.read()
-    assert 10 <= len([path for path in asked if path.endswith("/stat")]) <= 20
+    assert 100 // TURNS <= len([path for path in asked if path.endswith("/stat")]) <= 10
 
 
 real_read = kernel_text.read
@@ -155,7 +155,7 @@ def test_the_total_stays_when_a_parent_never_learns_of_the_end(tmp_path):
     fake_process(tmp_path, 11, 10, started=6, ticks=300)
     tree = ProcessTree(10, (), tmp_path, own=99)
     before = cpu(tree)
-    (tmp_path / "11" / "stat").unlink()
+    (tmp_path / "11" / "stat").write_text("")
     assert cpu(tree) == before == 400 / os.sysconf("SC_CLK_TCK")
 
 
