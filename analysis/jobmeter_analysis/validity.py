@@ -77,6 +77,9 @@ def _phase_reasons(known: Attempt) -> list[str]:
             reasons.append(f"phase {phase.name!r} has no end mark")
         elif phase.interrupted_by:
             reasons.append(f"phase {phase.name!r} was ended by {phase.interrupted_by}")
+    for event in (*known.log.named("service_failed"), *known.log.named("service_lost")):
+        name, why = event.fields.get("service"), event.fields.get("why")
+        reasons.append(f"service {name}@{event.node} {why}")
     if not known.nodes_known:
         reasons.append("the job never said which nodes it has")
     return reasons
