@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import second_root
 from slurm_user import User, until
 from testbed import Cluster
 
@@ -123,13 +124,35 @@ def test_a_runtime_that_is_not_there(user, doctor):
     assert runtime["state"] == "broken"
     assert "no-such-apptainer is not on PATH" in runtime["value"]
     assert "prologue" in runtime["advice"]
-    assert told.one("runtime.program", "login")["state"] == "unknown"
+    assert told.one("runtime.program", "login")["state"] == "not_applicable"
     assert "missing: /no/such/tier" in told.one("runtime.binds", "mel0001")["value"]
     prologue = told.one("site.prologue")
     assert prologue["state"] == "broken"
     assert "module: command not found" in prologue["value"]
     assert told.one("images.files", "login")["state"] == "broken"
     assert told.one("images.folders")["state"] == "degraded"
+
+
+def test_the_real_apptainer(installed):
+    root = second_root.ROOT
+    with Cluster.start(nodes=1, root=root, binds=installed(root)) as cluster:
+        user = User(cluster)
+        site = user.write(
+            "contained.yaml",
+            "description: with containers\n"
+            "launcher: slurm\n"
+            "runtime: {kind: apptainer, binds: ['$HOME']}\n"
+            "images: {folder: /home/hpc/images}\n",
+        )
+        told = Told(user.jobmeter("doctor", "--site", site, "--on-compute", "--json", check=False))
+    assert told.one("runtime.program", "mel0001")["state"] == "ok"
+    assert "/usr/bin/apptainer" in told.one("runtime.program", "mel0001")["value"]
+    assert told.one("runtime.isolation", "mel0001")["state"] == "ok"
+    assert told.one("runtime.binds", "mel0001")["value"] == "/home/hpc"
+    assert told.one("programs.prometheus", "mel0001")["state"] == "not_applicable"
+    images = told.one("images.files", "login")
+    assert images["state"] == "broken"
+    assert "jobmeter images build" in images["advice"]
 
 
 def test_a_job_that_gets_no_node_says_why_and_is_cancelled(user, closed_partition):

@@ -90,6 +90,10 @@ GAUDIS = added(
 HERE = {"path": "/usr/bin/prometheus"}
 CHRONY = "Reference ID : 0A000001 Stratum : 3 Leap status : {}"
 MIB = 2**20
+NO_CLUSTER = (
+    "sacct: error: fetch_config: DNS SRV lookup failed "
+    "sacct: fatal: Could not establish a configuration source"
+)
 
 CASES = [
     # check, state, what is to be in the words, subject
@@ -152,6 +156,12 @@ CASES = [
         "DOWN",
         on_login(edited(LOGIN, "slurm_ping", text="Slurmctld(primary) at login is DOWN")),
     ),
+    (
+        "slurm.controller",
+        "broken",
+        "log in to a machine of the cluster",
+        on_login(edited(LOGIN, "slurm_ping", text=NO_CLUSTER)),
+    ),
     ("slurm.controller", "not_applicable", "", Subject(NODE, LOCAL)),
     ("slurm.accounting", "ok", "", on_login()),
     (
@@ -169,6 +179,12 @@ CASES = [
         on_login(edited(LOGIN, "slurm_sacct", status="124")),
     ),
     ("slurm.accounting", "unknown", "", on_login(changed(LOGIN, "slurm_sacct"))),
+    (
+        "slurm.accounting",
+        "unknown",
+        "failed: Could not establish",
+        on_login(edited(LOGIN, "slurm_sacct", status="1", text=NO_CLUSTER)),
+    ),
     ("slurm.accounting", "not_applicable", "", Subject(NODE, LOCAL)),
     ("slurm.pyslurm", "not_applicable", "sacct", on_login()),
     ("slurm.pyslurm", "ok", "22.5.3", on_login(edited(LOGIN, "pyslurm", text="version 22.5.3"))),
@@ -352,6 +368,12 @@ CASES = [
     (
         "images.files",
         "broken",
+        "inherits",
+        on_login(added(LOGIN, fact("images", problem="no images.folder")), BOUND),
+    ),
+    (
+        "images.files",
+        "broken",
         "wrong digest",
         on_login(
             added(
@@ -474,6 +496,12 @@ CASES = [
         "broken",
         "may not be written",
         on_node(edited(NODE, "folder", {"role": "runs"}, writable="")),
+    ),
+    (
+        "files.runs",
+        "broken",
+        "/home/hpc/runs is a file",
+        on_node(edited(NODE, "folder", {"role": "runs"}, blocked="/home/hpc/runs")),
     ),
     (
         "files.runs",

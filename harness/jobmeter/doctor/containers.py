@@ -110,7 +110,8 @@ def images(subject: Subject) -> Verdict:
         return not_applicable(NATIVE)
     folder = subject.facts.find("images")
     if folder is not None and folder["problem"]:
-        return broken(folder["problem"], "no component of the stack has an image", _BUILD)
+        advice = _NAME if subject.site.images.folder is None else _BUILD
+        return broken(folder["problem"], "no component of the stack has an image", advice)
     told = subject.facts.all("image")
     if not told:
         return _readable(subject)
@@ -124,6 +125,10 @@ def images(subject: Subject) -> Verdict:
     return ok(", ".join(_named(fact) for fact in told))
 
 
+_NAME = (
+    "name a folder on project storage as images.folder, in a profile of your own that inherits "
+    "from this one (docs/sites.md)"
+)
 _BUILD = "'jobmeter images build' or 'jobmeter images pull', with the same --site"
 
 

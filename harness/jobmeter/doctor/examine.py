@@ -39,8 +39,8 @@ def examine(
         SiteError: the site profile is wrong, or the probe job lacks what the site demands.
         SchedulerError: the probe job could not be run.
     """
-    site = read_site(site_name)
-    images = image_facts(site)
+    site = read_site(site_name, Path.cwd())
+    images = image_facts(site_name, site)
     plan = probe_plan(site, runs, image_files(images))
     # First of all: what is wrong in the request is said before anything else is done.
     job = plan_job(site_name, site, asked, plan, job_name) if wait_limit_s is not None else None

@@ -17,6 +17,12 @@ def runs(subject: Subject) -> Verdict:
     fact = subject.facts.need("folder", role="runs")
     where = fact["path"] if fact["there"] else f"{fact['path']} (below {fact['nearest']})"
     free, files = number(fact["free_bytes"]), number(fact["free_files"])
+    if fact.get("blocked"):
+        return broken(
+            f"{fact['path']}: {fact['blocked']} is a file",
+            "no run directory can be made",
+            "choose another folder with --runs",
+        )
     if not fact["writable"]:
         return broken(
             f"{where} may not be written",

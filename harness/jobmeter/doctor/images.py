@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,20 +9,23 @@ from jobmeter import images
 from jobmeter.doctor.facts import Fact
 from jobmeter.doctor.probe import ImageFile
 from jobmeter.errors import ImageError
+from jobmeter.images_store import image_folder
 from jobmeter.site import SiteProfile
+
+UNSET = "the site profile names no images.folder"
 
 NEEDED = ("prometheus", "node-exporter", "exporters")
 """The images of the components of every job."""
 
 
-def image_facts(site: SiteProfile) -> tuple[Fact, ...]:
+def image_facts(site_name: str, site: SiteProfile) -> tuple[Fact, ...]:
     """Return a fact for each image that a job needs; none where the stack needs no images."""
     if site.runtime.kind == "native":
         return ()
     if site.images.folder is None:
-        return (_store("images.folder is not set in the site profile"),)
-    folder = Path(re.sub(r"\$(\w+)", lambda m: os.environ.get(m[1], ""), site.images.folder))
+        return (_store(UNSET),)
     try:
+        folder = image_folder(site_name, site.images)
         locked = images.locked_images(folder)
     except ImageError as problem:
         return (_store(str(problem)),)

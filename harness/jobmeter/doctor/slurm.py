@@ -24,6 +24,19 @@ TICK_MS = 20
 NO_SLURM = "this site has no batch system"
 
 
+UNCONFIGURED = "configuration source"
+"""What Slurm's commands say where no slurm.conf and no configless controller is found."""
+
+
+def last_word(text: str) -> str:
+    """Return what a command of Slurm said last, without its name.
+
+    >>> last_word("sacct: error: fetch_config: failed sacct: fatal: no configuration source")
+    'no configuration source'
+    """
+    return re.split(r"\b\w+: (?:error|fatal): ", text)[-1].strip()
+
+
 def commands(subject: Subject) -> Verdict:
     """Judge whether Slurm's commands are on PATH."""
     if not subject.slurm:
@@ -53,7 +66,7 @@ def version(subject: Subject) -> Verdict:
     text = subject.facts.need("slurm_version")["text"]
     found = version_in(text)
     if found is None:
-        return unknown(f"scontrol --version said {text!r}", "see that scontrol works")
+        return unknown(f"scontrol --version said {last_word(text)!r}", "see that scontrol works")
     if found < OLDEST_SLURM:
         return degraded(
             text, "older than 22.05, the oldest that is tested", "try a short job with two nodes"
@@ -68,8 +81,14 @@ def controller(subject: Subject) -> Verdict:
     text = subject.facts.need("slurm_ping")["text"]
     if " is UP" in text:
         return ok(text)
+    if UNCONFIGURED in text:
+        return broken(
+            last_word(text),
+            "this machine belongs to no Slurm cluster",
+            "log in to a machine of the cluster, or set SLURM_CONF",
+        )
     return broken(
-        text or "no answer",
+        last_word(text) or "no answer",
         "the controller does not answer: no job can be submitted",
         "try again later; 'scontrol ping' tells when it is back",
     )
@@ -80,9 +99,11 @@ def accounting(subject: Subject) -> Verdict:
     if not subject.slurm:
         return not_applicable(NO_SLURM)
     fact = subject.facts.need("slurm_sacct")
-    text = fact["text"]
+    text = last_word(fact["text"])
     if fact["status"] == "0":
         return ok("sacct answers")
+    if UNCONFIGURED in text:
+        return unknown(f"sacct failed: {text}")
     meaning = (
         "queue wait, restarts and memory as Slurm counts them are known for some minutes after a "
         "job's end only"
