@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from jobmeter import __version__
-from jobmeter.commands import doctor, health, images, site as site_commands, status
+from jobmeter.commands import doctor, health, images, status
+from jobmeter.commands import site as site_commands
 from jobmeter.errors import InvalidRecordingError, JobmeterError, RunFolderError, SpecError
 from jobmeter.manifest import read_manifest
 from jobmeter.paths import AttemptPaths, RunPaths
