@@ -4,27 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
+from jobmeter.doctor.finding import Finding, State
 from jobmeter.quantities import slurm_memory_mb, slurm_time, slurm_time_s
 from jobmeter.site import SiteProfile
 from jobmeter.site_facts import ShellFacts, SiteFacts, Unanswered, paths_of
 from jobmeter.site_limits import OTHERS, Partition, Qos
 from jobmeter.strict import nearest
 
-State = Literal["ok", "degraded", "broken", "unknown"]
-"""``unknown``: it could not be told here, which is never taken for ok."""
-
-Health = Literal["healthy", "degraded", "unhealthy"]
-EXIT_CODES: Mapping[Health, int] = {"healthy": 0, "unhealthy": 1, "degraded": 2}
-
 
 @dataclass(frozen=True)
-class Finding:
+class Judgement:
     """One judgement.
 
     Args:
-        check: What was looked at.
+        check: What was looked at, as ``area.name``.
         state: How good it is.
         value: What was found.
         advice: What to do; empty where all is well.
@@ -35,22 +29,19 @@ class Finding:
     value: str
     advice: str = ""
 
-
-def health_of(findings: Iterable[Finding]) -> Health:
-    """Return the health of it all; what could not be told is no better than degraded."""
-    states = {finding.state for finding in findings}
-    if "broken" in states:
-        return "unhealthy"
-    return "degraded" if states - {"ok"} else "healthy"
+    def finding(self, host: str) -> Finding:
+        """Return it as a finding on one machine."""
+        area, _, name = self.check.partition(".")
+        return Finding(host, area, name, self.state, self.value, "", self.advice)
 
 
-def judge(site: SiteProfile, facts: SiteFacts) -> Iterator[Finding]:
+def judge(site: SiteProfile, facts: SiteFacts) -> Iterator[Judgement]:
     """Yield what is to be thought of each part of the profile."""
     for name, path in facts.slurm_programs.items():
         if path is None:
-            yield Finding(f"slurm.{name}", "broken", "not on PATH", "go to a login node")
+            yield Judgement(f"slurm.{name}", "broken", "not on PATH", "go to a login node")
         else:
-            yield Finding(f"slurm.{name}", "ok", str(path))
+            yield Judgement(f"slurm.{name}", "ok", str(path))
     if site.launcher == "slurm":
         yield from _partitions(site, facts.partitions)
         yield from _qos(site, facts.qos)
@@ -106,20 +97,22 @@ _OF_QOS = (
 )
 
 
-def _partitions(site: SiteProfile, told: Mapping[str, Partition] | Unanswered) -> Iterator[Finding]:
+def _partitions(
+    site: SiteProfile, told: Mapping[str, Partition] | Unanswered
+) -> Iterator[Judgement]:
     if isinstance(told, Unanswered):
-        yield Finding("partitions", "unknown", told.why, "go to a login node")
+        yield Judgement("slurm.partitions", "unknown", told.why, "go to a login node")
     else:
         yield from _limits("partition", site.partitions, told, _OF_PARTITION)
         yield from _choice("partition", site.defaults.partition, told)
 
 
-def _qos(site: SiteProfile, told: Mapping[str, Qos] | Unanswered) -> Iterator[Finding]:
+def _qos(site: SiteProfile, told: Mapping[str, Qos] | Unanswered) -> Iterator[Judgement]:
     named = bool(site.qos or site.defaults.qos)
     if not named:
         return
     if isinstance(told, Unanswered):
-        yield Finding("qos", "unknown", told.why, "compare the limits by hand")
+        yield Judgement("slurm.qos", "unknown", told.why, "compare the limits by hand")
     else:
         yield from _limits("qos", site.qos, told, _OF_QOS)
         yield from _choice("qos", site.defaults.qos, told)
@@ -130,7 +123,7 @@ def _limits(
     known: Mapping[str, Partition] | Mapping[str, Qos],
     told: Mapping[str, Partition] | Mapping[str, Qos],
     compared: Iterable[_Compared],
-) -> Iterator[Finding]:
+) -> Iterator[Judgement]:
     for name, limits in known.items():
         if name == OTHERS:
             continue
@@ -138,19 +131,19 @@ def _limits(
         check = f"{kind}.{name}"
         if there is None:
             advice = f"take it out of the profile ({kind}: {{{name}: null}}); "
-            yield Finding(check, "degraded", "Slurm has none", advice + nearest(name, list(told)))
+            yield Judgement(check, "degraded", "Slurm has none", advice + nearest(name, list(told)))
             continue
         differences = [words for c in compared if (words := _difference(c, limits, there))]
         if differences:
             advice = "correct it in a profile that inherits from this one"
-            yield Finding(check, "degraded", "; ".join(differences), advice)
+            yield Judgement(check, "degraded", "; ".join(differences), advice)
         else:
-            yield Finding(check, "ok", "agrees with Slurm")
+            yield Judgement(check, "ok", "agrees with Slurm")
     missing = [name for name in told if name not in known]
     if known and missing and OTHERS not in known:
         words = f"Slurm has {', '.join(missing)}, which the profile does not"
         advice = f"jobs there are refused; add them, or '\"{OTHERS}\": {{}}', under {kind}"
-        yield Finding(f"{kind}.{OTHERS}", "degraded", words, advice)
+        yield Judgement(f"{kind}.{OTHERS}", "degraded", words, advice)
 
 
 def _difference(compared: _Compared, ours: Partition | Qos, slurms: Partition | Qos) -> str:
@@ -174,34 +167,36 @@ def _shown(name: str, limits: Partition | Qos) -> str:
 
 def _choice(
     kind: str, name: str | None, told: Mapping[str, Partition] | Mapping[str, Qos]
-) -> Iterator[Finding]:
+) -> Iterator[Judgement]:
     if name is not None and name not in told:
         words = f"Slurm has no {kind} {name!r}, the default of the profile"
-        yield Finding(f"defaults.{kind}", "broken", words, nearest(name, list(told)))
+        yield Judgement(f"defaults.{kind}", "broken", words, nearest(name, list(told)))
 
 
 # --- what a shell finds, and files ---
 
 
-def _shell(site: SiteProfile, shell: ShellFacts | Unanswered) -> Iterator[Finding]:
+def _shell(site: SiteProfile, shell: ShellFacts | Unanswered) -> Iterator[Judgement]:
     elsewhere = site.launcher == "slurm"
     if isinstance(shell, Unanswered):
-        yield Finding("prologue", _worse(elsewhere), shell.why, "correct 'prologue' or 'shebang'")
+        yield Judgement(
+            "shell.prologue", _worse(elsewhere), shell.why, "correct 'prologue' or 'shebang'"
+        )
         return
     if site.prologue:
         if shell.failed is None:
-            yield Finding("prologue", "ok", "runs here")
+            yield Judgement("shell.prologue", "ok", "runs here")
         else:
             words = f"{shell.failed!r} fails here"
             words += f", saying: {shell.said}" if shell.said else ""
             advice = "compute nodes may differ; else correct it" if elsewhere else "correct it"
-            yield Finding("prologue", _worse(elsewhere), words, advice)
+            yield Judgement("shell.prologue", _worse(elsewhere), words, advice)
     for name, path in shell.programs.items():
         if path is not None:
-            yield Finding(f"program.{name}", "ok", path)
+            yield Judgement(f"shell.{name}", "ok", path)
         else:
-            yield Finding(
-                f"program.{name}", _worse(elsewhere), "not found here", _ask_a_node(elsewhere)
+            yield Judgement(
+                f"shell.{name}", _worse(elsewhere), "not found here", _ask_a_node(elsewhere)
             )
 
 
@@ -216,9 +211,9 @@ def _ask_a_node(elsewhere: bool) -> str:
     return "install it, or name its path in a profile that inherits from this one"
 
 
-def _paths(site: SiteProfile, paths: Mapping[str, bool | None]) -> Iterator[Finding]:
+def _paths(site: SiteProfile, paths: Mapping[str, bool | None]) -> Iterator[Judgement]:
     if site.runtime.kind != "native" and site.images.folder is None:
-        yield Finding(
+        yield Judgement(
             "images.folder",
             "broken",
             "not set, and the stack runs in containers",
@@ -228,9 +223,9 @@ def _paths(site: SiteProfile, paths: Mapping[str, bool | None]) -> Iterator[Find
         there = paths[path]
         check = f"path.{path}"
         if there:
-            yield Finding(check, "ok", "exists")
+            yield Judgement(check, "ok", "exists")
         elif there is None:
-            yield Finding(check, "unknown", "a variable in it is not set here", "set it, or look")
+            yield Judgement(check, "unknown", "a variable in it is not set here", "set it, or look")
         else:
             advice = "make it, or correct the profile; a missing bind ends the container"
-            yield Finding(check, "degraded", "does not exist here", advice)
+            yield Judgement(check, "degraded", "does not exist here", advice)

@@ -12,7 +12,7 @@ from jobmeter.quantities import slurm_time, slurm_time_s
 from jobmeter.site_limits import Partition, Qos
 
 PARTITIONS_COMMAND = ("scontrol", "show", "partition", "--oneliner")
-NODES_COMMAND = ("sinfo", "--noheader", "--all", "--format=%R|%c|%m|%G")
+NODES_COMMAND = ("sinfo", "--noheader", "--all", "--format=%R|%D|%c|%m|%G")
 _QOS_FIELDS = ("Name", "MaxWall", "MaxTRES", "MaxJobsPU", "MinTRES")
 QOS_COMMAND = (
     "sacctmgr",
@@ -27,10 +27,11 @@ QOS_COMMAND = (
 def partitions_from(stdout: str, nodes: str) -> Mapping[str, Partition]:
     r"""Return every partition from what ``PARTITIONS_COMMAND`` and ``NODES_COMMAND`` printed.
 
-    Of nodes that differ the largest counts: what none of them has cannot be asked for.
+    Of nodes that differ the largest counts: what none of them has cannot be asked for. Of nodes
+    that are hidden, such as those of a cloud that are switched off, nothing is known.
 
     >>> told = "PartitionName=gpu MaxNodes=UNLIMITED MaxTime=2-00:00:00 MinNodes=0 TotalNodes=3\n"
-    >>> gpu = partitions_from(told, "gpu|128|480000|gpu:a100:4(S:0-1)\n")["gpu"]
+    >>> gpu = partitions_from(told, "gpu|3|128|480000|gpu:a100:4(S:0-1)\n")["gpu"]
     >>> gpu.nodes, gpu.max_nodes, gpu.max_time, gpu.cpus_per_node, gpu.memory, gpu.gpus_per_node
     (3, None, '2-00:00:00', 128, '480000M', 4)
     """
@@ -67,8 +68,8 @@ def _words(line: str) -> dict[str, str]:
 
 
 def _partition(words: Mapping[str, str], nodes: str) -> Partition:
-    kinds = [line.split("|") for line in nodes.splitlines() if line.count("|") == 3]
-    own = [kind[1:] for kind in kinds if kind[0] == words["PartitionName"]]
+    kinds = [line.split("|") for line in nodes.splitlines() if line.count("|") == 4]
+    own = [kind[2:] for kind in kinds if kind[0] == words["PartitionName"] and kind[1] != "0"]
     memory_mb = max((_number(memory) for _, memory, _ in own), default=0)
     return Partition(
         nodes=_count(words.get("TotalNodes", "")),

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from jobmeter import strict
+from jobmeter.doctor.finding import health_of
 from jobmeter.errors import SiteError
 from jobmeter.runtime import ImageStore, RuntimeProfile
 from jobmeter.site import SiteProfile, resolve_site
-from jobmeter.site_check import health_of, judge
+from jobmeter.site_check import judge
 from jobmeter.site_facts import ShellFacts, SiteFacts, Unanswered, gather
 from jobmeter.site_files import shipped_sites
 from jobmeter.site_limits import Partition, Qos
@@ -55,21 +56,21 @@ def test_all_is_well():
     ("facts", "check", "state", "words"),
     [
         ({"slurm_programs": {"sbatch": None}}, "slurm.sbatch", "broken", "not on PATH"),
-        ({"partitions": Unanswered("no answer")}, "partitions", "unknown", "no answer"),
-        ({"qos": Unanswered("no slurmdbd")}, "qos", "unknown", "no slurmdbd"),
+        ({"partitions": Unanswered("no answer")}, "slurm.partitions", "unknown", "no answer"),
+        ({"qos": Unanswered("no slurmdbd")}, "slurm.qos", "unknown", "no slurmdbd"),
         ({"partitions": {"gpus": GPU}}, "partition.gpu", "degraded", "Slurm has none"),
         ({"partitions": {"gpu": GPU, "cpu": GPU}}, "partition.*", "degraded", "Slurm has cpu"),
         ({"qos": {"test": TEST, "x": Qos()}}, "qos.*", "degraded", "Slurm has x"),
-        ({"shell": Unanswered("it ended")}, "prologue", "unknown", "it ended"),
+        ({"shell": Unanswered("it ended")}, "shell.prologue", "unknown", "it ended"),
         (
             {"shell": ShellFacts("module load x", "no such module", {"apptainer": None})},
-            "prologue",
+            "shell.prologue",
             "unknown",
             "'module load x' fails here, saying: no such module",
         ),
         (
             {"shell": ShellFacts(None, "", {"apptainer": None})},
-            "program.apptainer",
+            "shell.apptainer",
             "unknown",
             "not found here",
         ),
@@ -110,7 +111,7 @@ def test_limits_are_compared_with_slurms(change, words):
 
 def test_a_program_that_is_missing_is_certain_where_jobs_run_on_this_machine():
     site = SITE.model_copy(update={"launcher": "bash", "prologue": []})
-    finding = found(site, shell=ShellFacts(None, "", {"apptainer": None}))["program.apptainer"]
+    finding = found(site, shell=ShellFacts(None, "", {"apptainer": None}))["shell.apptainer"]
     assert (finding.state, "install it" in finding.advice) == ("broken", True)
 
 
@@ -175,7 +176,8 @@ def test_what_slurm_prints_is_read():
     partitions = partitions_from(
         "PartitionName=a MaxNodes=2 MaxTime=UNLIMITED MinNodes=0 TotalNodes=5 QoS=N/A\n"
         "PartitionName=b MaxNodes=UNLIMITED MaxTime=04:00:00 MinNodes=65 TotalNodes=0\n",
-        "a|128+|480000+|gpu:a100:4(S:0-1),gpu:h100:2,tmp:9\na|64|900000|(null)\n",
+        "a|3|128+|480000+|gpu:a100:4(S:0-1),gpu:h100:2,tmp:9\na|2|64|900000|(null)\n"
+        "b|0|0|0|(null)\n",
     )
     assert partitions["a"] == Partition(
         nodes=5, max_nodes=2, cpus_per_node=128, memory="900000M", gpus_per_node=6
@@ -231,7 +233,7 @@ def test_a_job_is_checked_against_the_limits(tmp_path):
     done = jobmeter("check", "local", "--on", "job.yaml", "--json", cwd=tmp_path)
     told = json.loads(done.stdout)
     assert (done.returncode, told["health"]) == (1, "unhealthy")
-    (job,) = [row for row in told["findings"] if row["check"] == "job"]
+    (job,) = [row for row in told["findings"] if (row["area"], row["name"]) == ("job", "limits")]
     assert "2 nodes on site 'local', which is one machine" in job["value"]
     assert not (tmp_path / "runs").exists()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from jobmeter.site_check import Finding
+    from jobmeter.site_check import Judgement
     from jobmeter.site_files import ProfileFile
 
 app = typer.Typer(
@@ -77,19 +78,21 @@ def check_command(
 
     Exits with 0 when healthy, 1 when unhealthy, 2 when degraded or something could not be told.
     """
+    from jobmeter.doctor.finding import EXIT_CODES, health_of
     from jobmeter.site import read_site
-    from jobmeter.site_check import EXIT_CODES, health_of, judge
+    from jobmeter.site_check import judge
     from jobmeter.site_facts import gather
 
     folder = on.absolute().parent if on is not None else Path.cwd()
     profile = read_site(name, folder)
-    findings = [*judge(profile, gather(profile)), *_of_job(on, name)]
+    judgements = [*judge(profile, gather(profile)), *_of_job(on, name)]
+    findings = [judgement.finding(platform.node()) for judgement in judgements]
     health = health_of(findings)
     if json_output:
         rows = [asdict(finding) for finding in findings]
         typer.echo(json.dumps({"site": name, "health": health, "findings": rows}, indent=2))
     else:
-        width = max((len(finding.check) for finding in findings), default=0)
+        width = max(len(finding.check) for finding in findings)
         for finding in findings:
             advice = f" -> {finding.advice}" if finding.advice else ""
             typer.echo(f"{finding.state:<8}  {finding.check:<{width}}  {finding.value}{advice}")
@@ -108,12 +111,12 @@ def _described(file: ProfileFile) -> dict[str, str]:
         return {"description": f"unusable: {wrong}"}
 
 
-def _of_job(job_file: Path | None, site_name: str) -> Iterator[Finding]:
+def _of_job(job_file: Path | None, site_name: str) -> Iterator[Judgement]:
     """Yield what our own limits say of a job, and then what Slurm does."""
     from jobmeter import launch
     from jobmeter.errors import JobmeterError
     from jobmeter.render import render_files
-    from jobmeter.site_check import Finding
+    from jobmeter.site_check import Judgement
     from jobmeter.site_facts import would_start
 
     if job_file is None:
@@ -121,14 +124,14 @@ def _of_job(job_file: Path | None, site_name: str) -> Iterator[Finding]:
     try:
         prepared = launch.prepare(job_file, site_name, Path("runs"))
     except JobmeterError as refused:
-        yield Finding("job", "broken", str(refused), "correct the job file or the profile")
+        yield Judgement("job.limits", "broken", str(refused), "correct the job file or the profile")
         return
-    yield Finding("job", "ok", "within the limits of the profile")
+    yield Judgement("job.limits", "ok", "within the limits of the profile")
     for remark in prepared.remarks:
-        yield Finding("job", "degraded", remark, "see to it that it fits")
+        yield Judgement("job.limits", "degraded", remark, "see to it that it fits")
     if prepared.site.launcher == "slurm":
         refusal = would_start(render_files(prepared.plan)["job.sbatch"])
         if refusal is None:
-            yield Finding("job.sbatch", "ok", "Slurm would take it")
+            yield Judgement("job.slurm", "ok", "Slurm would take it")
         else:
-            yield Finding("job.sbatch", "broken", refusal, "ask for what Slurm has")
+            yield Judgement("job.slurm", "broken", refusal, "ask for what Slurm has")
