@@ -26,7 +26,7 @@ FOLDER = Path(__file__).parent / "kpis"
 ATTEMPT = "attempt"
 """In place of service names: the attempt itself, not a metric of a target."""
 
-Scope = Literal["job", "node", "service", "device", "rank"]
+Scope = Literal["job", "node", "service", "device", "rank", "step", "task"]
 Combine = Literal["sum", "mean", "max", "min"]
 
 UNITS: Mapping[str, str] = {
@@ -211,7 +211,7 @@ class Group(_Model):
         detect: Any target that exposes one of these metrics has these KPIs too.
         fallback: Whether an endpoint of the payload that no group knows is taken for one of this.
         scope: Of the rows: ``job``, ``node`` (entity: the node), ``service`` (``service@node``),
-            ``device``, ``rank``.
+            ``device``, ``rank``, ``step``, ``task``.
         by: Labels that tell the entities of one target apart.
         entity: How such an entity is called, with ``{label}``. What stands in brackets is left out
             where a label in it is empty: ``gpu{gpu}[.{instance}]``.

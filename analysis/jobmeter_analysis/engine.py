@@ -33,6 +33,7 @@ from jobmeter_analysis.estimate import (
     SOURCE_DEGRADED,
     WINDOW_NOT_BRACKETED,
     Estimate,
+    at_least,
     exact,
     minus,
     reason_text,
@@ -281,12 +282,13 @@ class _Phase:
         ]
         found = []
         for entity, measured in zip(entities, measures, strict=True):
-            number = statistic.finish(measured, kpi)
+            number = _honest(statistic.finish(measured, kpi), kpi, entity)
             found.append((entity, number))
             yield self._row(name, kpi.unit, group.scope, entity.name, number, *entity.nodes)
         for scope in group.totals:
             for total, members in grouped(entities, scope, str(kpi.metric)).items():
                 number = statistic.finish([m for i in members for m in measures[i]], kpi)
+                number = _honest(number, kpi, *(entities[i] for i in members))
                 nodes = [node for i in members for node in entities[i].nodes]
                 yield self._row(name, kpi.unit, scope, total, number, *nodes)
         if kpi.spread and len(found) > 1:
@@ -399,6 +401,12 @@ class _Phase:
             reason_text(number.reasons),
         )
         return dict(zip(COLUMNS, values, strict=True))
+
+
+def _honest(number: Estimate, kpi: Kpi, *entities: Entity) -> Estimate:
+    """Return ``number`` without an upper bound where its metric is known in part only."""
+    subjects = (subject for entity in entities for subject in entity.subjects)
+    return at_least(number) if any(s.partly_seen(str(kpi.metric)) for s in subjects) else number
 
 
 def _needs_recording(number: Estimate) -> bool:

@@ -33,6 +33,7 @@ ZERO_DENOMINATOR = "zero_denominator"
 PHASE_INTERRUPTED = "phase_interrupted"
 END_UNMARKED = "end_unmarked"
 MONITORING_INCLUDED = "monitoring_included"
+PARTLY_SEEN = "partly_seen"
 FEW_OBSERVATIONS = "few_observations"
 ALLOCATION_UNKNOWN = "allocation_unknown"
 SHARED_NODE = "shared_node"
@@ -57,6 +58,7 @@ REASONS: dict[str, str] = {
     PHASE_INTERRUPTED: "a signal ended the phase before its command did",
     END_UNMARKED: "the end of the phase was never marked; it ends at the last known fact",
     MONITORING_INCLUDED: "the share of the monitoring itself could not be subtracted",
+    PARTLY_SEEN: "at least so much: what counts it cannot see all",
     FEW_OBSERVATIONS: "so few observations near the rank that the interval is that of its order",
     ALLOCATION_UNKNOWN: "which CPUs the job was given is not known; all of the node count",
     SHARED_NODE: "the whole node, of which the job was given a part only",
@@ -99,6 +101,14 @@ class Estimate:
     def because(self, *reasons: str) -> Estimate:
         """Return the same number with more reasons."""
         return replace(self, reasons=self.reasons.union(reasons))
+
+
+def at_least(number: Estimate) -> Estimate:
+    """Return ``number`` as what was seen of something of which there may be more."""
+    if not number.available:
+        return number
+    status: Status = "bounded" if number.status == "exact" else number.status
+    return replace(number, high=math.inf, status=status).because(PARTLY_SEEN)
 
 
 def unavailable(*reasons: str, coverage: float = 0.0) -> Estimate:

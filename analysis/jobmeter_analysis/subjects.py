@@ -22,6 +22,7 @@ from jobmeter_analysis.estimate import (
     unavailable,
 )
 from jobmeter_analysis.targets import Target, Track
+from jobmeter_analysis.vocabulary import Marker, load_vocabulary
 
 RECORDING = "recording"
 EDGES = "edges"
@@ -68,6 +69,17 @@ class Subject:
             if all(track.label(label) == value for label, value in self.only)
             and all(_is(track.label(label), values) for label, values in kpi.only.items())
             and not any(_is(track.label(label), values) for label, values in kpi.without.items())
+        )
+
+    def partly_seen(self, metric: str) -> bool:
+        """Whether there may be more than ``metric`` of this target says."""
+        where = load_vocabulary().at_least(metric)
+        if not isinstance(where, Marker):
+            return where
+        marked = self.target.tracks.get(where.metric, ())
+        return any(
+            all(track.label(label) == value for label, value in where.labels.items())
+            for track in marked
         )
 
     def has(self, metric: str) -> bool:

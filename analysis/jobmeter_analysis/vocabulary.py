@@ -48,6 +48,13 @@ class Spelling(_Model):
     scale: float = 1.0
 
 
+class Marker(_Model):
+    """A metric with certain labels, by which something is known of the target that exposes it."""
+
+    metric: str
+    labels: dict[str, str]
+
+
 class Metric(_Model):
     """One metric of ours.
 
@@ -55,18 +62,13 @@ class Metric(_Model):
         type: Of the series, whatever the exposition declares.
         names: How it is exposed, the best first; by default as it is called here.
         help: What somebody who adds a KPI should know of it.
+        at_least: Whether there may be more than what is exposed, everywhere or where the marker is.
     """
 
     type: MetricType
     names: tuple[Spelling | str, ...] = ()
     help: str = ""
-
-
-class Marker(_Model):
-    """A metric by which a program is known whose operator may have chosen a prefix."""
-
-    metric: str
-    labels: dict[str, str]
+    at_least: bool | Marker = False
 
 
 class Family(_Model):
@@ -75,8 +77,8 @@ class Family(_Model):
     Args:
         help: Which.
         prefixes: Any of these may stand before each name.
-        prefix_before: Instead of them: what stands before this metric of a target stands before
-            all of them.
+        prefix_before: Instead of them: what stands before this metric of a target, whose operator
+            may have chosen a prefix, stands before all of them.
         labels: Label of ours to its spellings.
         identity: Labels that tell two series of one metric apart; all of them by default. Series
             that differ in others only are one, recorded twice.
@@ -120,6 +122,7 @@ class Vocabulary:
     _words: Mapping[str, tuple[Word, ...]] = field(init=False, repr=False)
     _prefixed: Mapping[str, Mapping[str, Word]] = field(init=False, repr=False)
     _types: Mapping[str, MetricType] = field(init=False, repr=False)
+    _at_least: Mapping[str, bool | Marker] = field(init=False, repr=False)
     _spelled_labels: Mapping[str, Mapping[str, str]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -140,15 +143,26 @@ class Vocabulary:
             for family in self.families.values()
             for metric, known in family.metrics.items()
         }
+        at_least = {
+            metric: known.at_least
+            for family in self.families.values()
+            for metric, known in family.metrics.items()
+            if known.at_least
+        }
         object.__setattr__(self, "_words", words)
         object.__setattr__(self, "_prefixed", prefixed)
         object.__setattr__(self, "_types", types)
+        object.__setattr__(self, "_at_least", at_least)
         object.__setattr__(self, "_spelled_labels", spelled)
 
     @property
     def metrics(self) -> Mapping[str, MetricType]:
         """Every metric of ours and its type."""
         return self._types
+
+    def at_least(self, metric: str) -> bool | Marker:
+        """Return whether there may be more than ``metric`` says, or where."""
+        return self._at_least.get(metric, False)
 
     def selectors(self, metrics: Iterable[str]) -> Iterator[Selector]:
         """Yield what to read for ``metrics``, births of counters included."""

@@ -15,10 +15,10 @@ have used, and vanish with the last step of the job. In a cgroup namespace that 
 
 **Monitoring.** The step that the exporter runs in is the monitoring, except ``batch``,
 ``interactive`` and ``extern``, where the payload may run too: there the families
-``job_monitoring_*`` are absent. With control groups the families of the job include the monitoring
-(take the two off), with the process tree they do not: ``--exclude-pid`` names the roots of
-monitoring. The families of calls and of storage leave out the monitoring's step, the exporter
-itself and what is below ``--exclude-pid``.
+``job_monitoring_*`` are absent. The CPU time of the job includes the monitoring's (take it off).
+With control groups so do its other families, with the process tree they do not: ``--exclude-pid``
+names the roots of monitoring. The families of calls and of storage leave out the monitoring's step,
+the exporter itself and what is below ``--exclude-pid``.
 
 **I/O.** ``job_io_*`` is what the kernel accounts to the group at block devices: local disks, for
 which the site must have switched the controller on. ``job_syscall_*`` is what the processes

@@ -39,7 +39,8 @@ class ProcessTree:
     CPU time is the sum of ``utime + stime + cutime + cstime``: a process carries the time of the
     children it has waited for. What was once below the root stays in the account when it is
     adopted by init. When a process ends, its time passes to its parent; where that parent is
-    on the other side (monitoring or payload) or outside, the last value seen is moved by hand.
+    on the other side (monitoring or payload) or outside, the last value seen is moved by hand. The
+    CPU time of the job is that of both sides, as in a control group.
 
     Limits, all on the low side, for a total never goes down:
 
@@ -214,8 +215,9 @@ class ProcessTree:
         for stat, payload in members:
             ticks[payload][0] += stat.user
             ticks[payload][1] += stat.system
-        user = self._rising("user", ticks[True][0] / TICKS_PER_SECOND)
-        system = self._rising("system", ticks[True][1] / TICKS_PER_SECOND)
+        both = [payload + monitoring for payload, monitoring in zip(*ticks.values(), strict=True)]
+        user = self._rising("user", both[0] / TICKS_PER_SECOND)
+        system = self._rising("system", both[1] / TICKS_PER_SECOND)
         return {
             "job_cpu_seconds_total": user + system,
             "job_cpu_user_seconds_total": user,

@@ -115,6 +115,7 @@ class Plan:
     node_exporter_options: tuple[str, ...]
     node_targets: tuple[NodeTarget, ...]
     found_exporters: tuple[FoundExporter, ...]
+    cgroup_steps: str
     payload_targets: tuple[PayloadTarget, ...]
     logs: tuple[PlannedLog, ...]
     port_names: tuple[str, ...]
@@ -258,6 +259,7 @@ def make_plan(spec: JobSpec, site_name: str, site: SiteProfile, context: Context
         node_exporter_options=NODE_EXPORTER_OPTIONS,
         node_targets=tuple(NODE_TARGETS[name] for name in _exporters(spec, logs)),
         found_exporters=FOUND_EXPORTERS if spec.monitoring.exporters == "auto" else (),
+        cgroup_steps=spec.monitoring.cgroup_steps,
         payload_targets=targets_of(spec, placeholders),
         logs=logs,
         port_names=tuple(port_variable(name) for name in spec.ports),

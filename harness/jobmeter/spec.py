@@ -103,6 +103,11 @@ def _one_or_several(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+def _off(value: object) -> object:
+    """Return the word for what YAML makes of it."""
+    return "off" if value is False else value
+
+
 Name = Annotated[str, AfterValidator(_checked_name)]
 Duration = Annotated[str, AfterValidator(_checked_duration)]
 TimeLimit = Annotated[str, AfterValidator(_checked_time)]
@@ -139,6 +144,7 @@ class Monitoring(strict.StrictModel):
 
     interval: Annotated[str, AfterValidator(_checked_interval)] = "5s"
     exporters: Literal["auto"] | list[Exporter] = "auto"
+    cgroup_steps: Annotated[Literal["off", "steps", "tasks"], BeforeValidator(_off)] = "steps"
     required: bool = False
     checkpoint_interval: Duration = "15s"
     ready_limit: Duration = "30s"
@@ -146,12 +152,22 @@ class Monitoring(strict.StrictModel):
 
     @model_validator(mode="after")
     def _checked(self) -> Monitoring:
-        if {"nvidia", "dcgm"} <= set(self.exporters):
+        if {"nvidia", "dcgm"} <= self._asked:
             raise ValueError(
                 "exporters: 'nvidia' and 'dcgm' tell of the same GPUs; keep one ('nvidia' takes "
                 "the place of 'dcgm' where that cannot be had)"
             )
+        if "cgroup_steps" in self.model_fields_set and not {"auto", "cgroup"} & self._asked:
+            raise ValueError(
+                "cgroup_steps: it is the exporter 'cgroup' that tells of steps; add it to "
+                "'exporters', or leave this out"
+            )
         return self
+
+    @property
+    def _asked(self) -> set[str]:
+        """Names of exporters, or ``auto``."""
+        return {self.exporters} if isinstance(self.exporters, str) else set(self.exporters)
 
 
 class Phase(strict.StrictModel):

@@ -11,7 +11,7 @@ MEGABYTE = 1_000_000
 JOB = f"""
 name: reads
 resources: {{nodes: 2, time: "00:05:00"}}
-monitoring: {{interval: 200ms, checkpoint_interval: 1s}}
+monitoring: {{interval: 200ms, checkpoint_interval: 1s, cgroup_steps: tasks}}
 phases:
   - name: reads
     run: |
@@ -63,3 +63,10 @@ def test_the_monitoring_of_the_first_node_is_no_part_of_what_the_job_does(user):
         assert read["value"] >= 40 * MEGABYTE
         wrote = table.one("job_syscall_write_bytes_total", phase="reads", entity=node)
         assert wrote["value"] < MEGABYTE, node
+        assert (wrote["high"], wrote["reason"]) == (None, "partly_seen")
+    # Step 0 is the monitoring's.
+    tasks = table.find("job_task_cpu_seconds_total", phase="reads", scope="task")
+    found = {row["entity"] for row in tasks if not row["entity"].startswith("step0.")}
+    assert found >= {"step1.task0@mel0001", "step1.task1@mel0002"}
+    steps = table.find("job_step_cpu_seconds_total", phase="reads", scope="step")
+    assert {"step1@mel0001", "step1@mel0002"} <= {row["entity"] for row in steps}

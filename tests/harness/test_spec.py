@@ -24,6 +24,14 @@ WRONG = {
     ),
     "bad time": ("run: x\nresources: {time: 1:99x}", "resources.time: '1:99x' is not a time limit"),
     "no time at all": ("run: x\nresources: {time: '0'}", "resources.time: '0' is no time at all"),
+    "steps without their exporter": (
+        "run: x\nmonitoring: {exporters: [node], cgroup_steps: tasks}",
+        "monitoring: cgroup_steps: it is the exporter 'cgroup' that tells of steps; add it",
+    ),
+    "steps of another kind": (
+        "run: x\nmonitoring: {cgroup_steps: true}",
+        "monitoring.cgroup_steps: True is not known here; write 'off', 'steps' or 'tasks'",
+    ),
     "negative nodes": (
         "run: x\nresources: {nodes: -1}",
         "resources.nodes: -1 is too small; write 1 or more",
@@ -190,6 +198,14 @@ def test_the_smallest_job_file_is_a_command(tmp_path):
     plan = planned(job_file)
     assert plan.name == "hello"
     assert [(phase.name, phase.command) for phase in plan.phases] == [("run", "echo hello")]
+
+
+@pytest.mark.parametrize("said", ["off", "'off'", "steps", "tasks"])
+def test_how_much_is_told_of_steps(tmp_path, said):
+    path = tmp_path / "job.yaml"
+    path.write_text(f"run: x\nmonitoring: {{cgroup_steps: {said}}}\n")
+    spec, _ = read_spec(path)
+    assert spec.monitoring.cgroup_steps == said.strip("'")
 
 
 def test_a_time_without_quotes_is_what_it_says(tmp_path):

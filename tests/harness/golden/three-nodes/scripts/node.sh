@@ -240,7 +240,7 @@ declare -A PID PORT FAILED GONE
 declare -A PAGES=() # of a component: service=path, separated by spaces
 COMPONENTS=()       # what runs on this node
 OWN=()              # our exporters among it, which are one component
-OWN_OPTIONS=()
+OWN_OPTIONS=(--cgroup-steps steps)
 
 # launch COMPONENT: start it on a port of its own, without waiting for it.
 launch() {
