@@ -13,6 +13,9 @@ import second_root
 from slurm_user import User
 from testbed import Cluster
 
+# All tests run on the second cluster then.
+collect_ignore = ["test_second_cluster.py"] if second_root.chosen() else []
+
 JOBMETER = Path(sys.executable).parent / "jobmeter"
 
 
