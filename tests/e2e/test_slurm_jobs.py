@@ -1,8 +1,10 @@
 """Whole jobs on a real Slurm, as an unprivileged user submits them."""
 
+import json
 import math
 
 import pytest
+from slurm_user import UNTIL_TOLD, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.prometheus]
 
@@ -204,3 +206,46 @@ def test_a_graceful_stop_leaves_exact_numbers(user):
     assert "phase_interrupted" in table.one("phase_seconds", phase="idle")["reason"]
     assert table.manifest["reasons"] == ["phase 'idle' was ended by TERM"]
     assert run.events("recording_closed")[0]["clean"] is True
+
+
+NAMELESS = f"""
+name: nameless
+resources: {{nodes: 1}}
+monitoring: {{interval: 1s}}
+ports: [files]
+metrics: {{worker: "http://localhost:{{{{ ports.files }}}}/numbers"}}
+phases:
+  - name: serve
+    run: |
+      mkdir served
+      printf '# TYPE work_units_total counter\\nwork_units_total 5\\n' >served/numbers
+      python3 -m http.server --directory served {{{{ ports.files }}}} &
+      {UNTIL_TOLD}
+"""
+
+
+def test_an_endpoint_that_does_not_name_its_format_is_text(user):
+    """Prometheus 2 takes it for that; Prometheus 3 must be told to."""
+    run = user.submit("nameless.yaml", NAMELESS)
+    run.wait_for_event("phase_start")
+    recorded = until(
+        lambda: scrapes_of(run, "worker"), 60, lambda: prometheus_of(run, "/api/v1/targets")
+    )
+    assert recorded == "1"
+    run.enough()
+    run.wait_for_end()
+    row = run.table().one("work_units_total", phase="serve")
+    assert (row["value"], row["reason"]) == (5, "")
+
+
+def scrapes_of(run, service):
+    """The value of ``up`` once Prometheus has scraped."""
+    answer = prometheus_of(run, f'/api/v1/query?query=up{{service="{service}"}}')
+    return next((series["value"][1] for series in json.loads(answer)["data"]["result"]), None)
+
+
+def prometheus_of(run, path):
+    (started,) = (e for e in run.events("component_start") if e["component"] == "prometheus")
+    curl = ("curl", "--silent", "--globoff", "--config", f"{run.inside}/secrets/curl.conf")
+    url = f"http://127.0.0.1:{started['port']}{path}"
+    return run.user.cluster.run(*curl, url, node=started["node"]).stdout

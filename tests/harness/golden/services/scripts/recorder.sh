@@ -289,6 +289,15 @@ complain() { # SERVICE NODE WHY
   ENDPOINT_SAID[$1@$2]=1
 }
 
+# configure: give the attempt its configuration, because Prometheus reads file_sd and the password
+# relative to it; with the lines that only Prometheus 3 understands if it is one.
+configure() {
+  local version lines=''
+  version=$("$PROGRAM" --version 2>&1)
+  [[ $version =~ version\ ([0-9]+)\. ]] && (( BASH_REMATCH[1] >= 3 )) && lines='s/# from 3: //'
+  sed --expression="$lines" -- "$RUN/prometheus/prometheus.yml" >"$ATTEMPT/prometheus.yml"
+}
+
 launch() {
   if [[ -z $PORT ]]; then
     free_port || return 1
@@ -466,8 +475,7 @@ FAILED=0
 PORT=''
 BRIDGE=''
 trap 'STOPPING=1' TERM INT
-# Prometheus reads file_sd and the password relative to its configuration.
-cp -- "$RUN/prometheus/prometheus.yml" "$ATTEMPT/prometheus.yml"
+configure
 if ! { launch && settle; }; then give_up 'does not answer; see logs/prometheus.log'; fi
 
 now
