@@ -396,6 +396,31 @@ CASES = [
         "compute nodes see",
         on_node(added(APPTAINER, fact("image_file", name="p", file="/p", readable="")), BOUND),
     ),
+    ("images.start", "not_applicable", "", on_node()),
+    (
+        "images.start",
+        "ok",
+        "prometheus",
+        on_node(added(APPTAINER, fact("image_start", name="prometheus", status="0", text="usage"))),
+    ),
+    (
+        "images.start",
+        "broken",
+        "prometheus: FATAL: no such bind",
+        on_node(
+            added(
+                APPTAINER,
+                fact("image_start", name="exporters", status="0", text="usage"),
+                fact("image_start", name="prometheus", status="255", text="FATAL: no such bind"),
+            )
+        ),
+    ),
+    (
+        "images.start",
+        "broken",
+        "no answer in time",
+        on_node(added(APPTAINER, fact("image_start", name="exporters", status="124", text=""))),
+    ),
     ("images.folders", "not_applicable", "", on_login()),
     (
         "images.folders",
@@ -821,6 +846,7 @@ def test_every_check_without_facts_is_unknown_or_silent():
         "runtime.isolation",
         "runtime.binds",
         "images.files",
+        "images.start",
     ]
 
 

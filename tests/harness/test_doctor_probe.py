@@ -42,7 +42,7 @@ def profile(kind="native", **keys):
 
 
 def planned(kind, runs=Path("/home/it's me/runs")):
-    images = (ImageFile("prometheus", "/p/it's here.sif"),)
+    images = (ImageFile("prometheus", "/p/it's here.sif", "prometheus"),)
     return probe_plan(profile(kind), runs, images)
 
 
@@ -89,6 +89,28 @@ def test_facts_of_containers_are_told(tmp_path, monkeypatch):
     assert facts.find("stack_program") is None
     for name in ("runtime", "user_namespaces", "fuse"):
         assert facts.find(name) is not None
+
+
+def test_an_image_is_tried_as_a_job_would(tmp_path, monkeypatch):
+    runtime = tmp_path / "apptainer"
+    runtime.write_text('#!/bin/sh\nprintf "<%s>" "$@"\n')
+    runtime.chmod(0o755)
+    monkeypatch.setenv("PROJECT", "/p")
+    site = profile(
+        "apptainer",
+        runtime={
+            "kind": "apptainer",
+            "program": str(runtime),
+            "binds": ["$PROJECT/a b:/data:ro", "/mnt/tier2"],
+            "options": ["--nv"],
+        },
+    )
+    image = ImageFile("prometheus", "/p/it's here.sif", "prometheus")
+    facts = probe_here(probe_plan(site, tmp_path, (image,)), "both")
+    assert facts.need("image_start", name="prometheus")["text"] == (
+        "<exec><--cleanenv><--no-home><--nv><--bind=/p/a b:/data:ro><--bind=/mnt/tier2>"
+        "</p/it's here.sif><prometheus><--help>"
+    )
 
 
 def test_a_proxy_is_told_without_its_password(tmp_path, monkeypatch):

@@ -28,6 +28,9 @@ def doctor_command(
     account: Annotated[str | None, typer.Option("--account", help="Of the probe job.")] = None,
     partition: Annotated[str | None, typer.Option("--partition", help="Of the probe job.")] = None,
     qos: Annotated[str | None, typer.Option("--qos", help="Of the probe job.")] = None,
+    reservation: Annotated[
+        str | None, typer.Option("--reservation", help="Of the probe job.")
+    ] = None,
     wait_s: Annotated[
         int,
         typer.Option("--wait", min=1, help="Seconds that the probe job may wait for nodes."),
@@ -51,6 +54,7 @@ def doctor_command(
         account=account,
         partition=partition,
         qos=qos,
+        reservation=reservation,
     )
     created = datetime.now(tz=timezone.utc)
     try:

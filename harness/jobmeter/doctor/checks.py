@@ -47,6 +47,7 @@ CHECKS = (
     Check("runtime", "isolation", "both", containers.isolation),
     Check("runtime", "binds", "both", containers.binds),
     Check("images", "files", "both", containers.images),
+    Check("images", "start", "both", containers.start),
     Check("images", "folders", "login", containers.image_folders),
     Check("programs", "bash", "node", programs.bash),
     Check("programs", "curl", "node", programs.curl),

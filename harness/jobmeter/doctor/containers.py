@@ -149,6 +149,24 @@ def _named(fact: Fact) -> str:
     return f"{fact['name']} {fact['version']}".strip()
 
 
+def start(subject: Subject) -> Verdict:
+    """Judge whether the program in each image can be started, with the binds of the site."""
+    told = subject.facts.all("image_start")
+    if not told:
+        return not_applicable("no image was tried")
+    failed = [fact for fact in told if fact["status"] != "0"]
+    if not failed:
+        return ok(", ".join(fact["name"] for fact in told))
+    first = failed[0]
+    late = first["status"] in ("124", "137")
+    why = "no answer in time" if late else first["text"] or f"exit code {first['status']}"
+    return broken(
+        f"{', '.join(fact['name'] for fact in failed)}: {why}",
+        "these components will not run",
+        "see the words above; runtime.options and runtime.binds of the site profile are its own",
+    )
+
+
 def image_folders(subject: Subject) -> Verdict:
     """Judge whether gigabytes of images go into the home."""
     if subject.native:

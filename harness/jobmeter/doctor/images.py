@@ -35,11 +35,11 @@ def image_facts(site_name: str, site: SiteProfile) -> tuple[Fact, ...]:
 def _image(
     name: str, locked: Mapping[str, images.LockedImage], folder: Path, architecture: str
 ) -> Fact:
-    fact = {"fact": "image", "name": name, "version": "", "file": "", "problem": ""}
+    fact = {"fact": "image", "name": name, "version": "", "file": "", "program": "", "problem": ""}
     image = locked.get(name)
     if image is None:
         return {**fact, "problem": f"{name}: not in {folder}"}
-    fact |= {"version": image.version, "file": str(image.file)}
+    fact |= {"version": image.version, "file": str(image.file), "program": image.program}
     try:
         images.verify(image, architecture)
     except ImageError as amiss:
@@ -54,7 +54,7 @@ def _store(problem: str) -> Fact:
 def image_files(facts: tuple[Fact, ...]) -> tuple[ImageFile, ...]:
     """Return the files that a node must be able to read."""
     return tuple(
-        ImageFile(fact["name"], fact["file"])
+        ImageFile(fact["name"], fact["file"], fact["program"])
         for fact in facts
         if fact["fact"] == "image" and fact["file"]
     )

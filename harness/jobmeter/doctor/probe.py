@@ -15,7 +15,7 @@ from jobmeter.doctor.subject import Place
 from jobmeter.process import run
 from jobmeter.runtime import RuntimeKind
 from jobmeter.site import PortRange, SiteProfile
-from jobmeter.templating import ShellText, path_word, render
+from jobmeter.templating import ShellText, path_word, quoted, render
 
 ASK_LIMIT_S = 10
 DEVICES_LIMIT_S = 20
@@ -31,10 +31,11 @@ _DEVICES = (
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image that a node must be able to read."""
+    """An image that a node must be able to read, and the program in it."""
 
     name: str
     file: str
+    program: str
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class ProbePlan:
     runtime_program: ShellText
     binds: tuple[ShellText, ...]
     images: tuple[ImageFile, ...]
+    image_words: tuple[str, ...]
     folders: tuple[tuple[str, ShellText], ...]
     address_suffix: str
     devices_code: str = _DEVICES
@@ -83,9 +85,24 @@ def probe_plan(site: SiteProfile, runs: Path, images: tuple[ImageFile, ...] = ()
         runtime_program=path_word(site.runtime.program or kind),
         binds=tuple(path_word(bind.partition(":")[0]) for bind in site.runtime.binds),
         images=images,
+        image_words=_image_words(site),
         folders=tuple((role, path_word(path)) for role, path in folders if path is not None),
         address_suffix=site.address_suffix,
     )
+
+
+def _image_words(site: SiteProfile) -> tuple[str, ...]:
+    """Return the words between the runtime and an image; none where Slurm starts containers."""
+    if site.runtime.kind not in ("apptainer", "singularity"):
+        return ()
+    binds = (f"--bind={_bind_word(bind)}" for bind in site.runtime.binds)
+    words = ("exec", "--cleanenv", "--no-home", *site.runtime.options)
+    return (*(quoted(word) for word in words), *binds)
+
+
+def _bind_word(bind: str) -> str:
+    source, colon, rest = bind.partition(":")
+    return f"{path_word(source)}{quoted(colon + rest) if rest else ''}"
 
 
 def _stack_programs(site: SiteProfile) -> tuple[str, ...]:
