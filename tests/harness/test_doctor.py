@@ -411,7 +411,12 @@ CASES = [
             added(
                 APPTAINER,
                 fact("image_start", name="exporters", status="0", text="usage"),
-                fact("image_start", name="prometheus", status="255", text="FATAL: no such bind"),
+                fact(
+                    "image_start",
+                    name="prometheus",
+                    status="255",
+                    text="INFO: x FATAL: no such bind",
+                ),
             )
         ),
     ),

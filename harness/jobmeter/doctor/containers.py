@@ -158,8 +158,9 @@ def start(subject: Subject) -> Verdict:
     if not failed:
         return ok(", ".join(fact["name"] for fact in told))
     first = failed[0]
+    said = first["text"][max(0, first["text"].find("FATAL")) :]  # hints and warnings come before
     late = first["status"] in ("124", "137")
-    why = "no answer in time" if late else first["text"] or f"exit code {first['status']}"
+    why = "no answer in time" if late else said or f"exit code {first['status']}"
     return broken(
         f"{', '.join(fact['name'] for fact in failed)}: {why}",
         "these components will not run",
