@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves helpers beside tests alone
+sys.path.insert(0, str(Path(__file__).parent / "nvml"))
 
+import nvml_node
 from told_script import Script, holding
 
 from jobmeter_exporters.settings import Settings
@@ -186,3 +188,15 @@ def script(tmp_path):
         script.do("pass")  # it has started
         yield script
         script.end()
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory):
+    """The stand-in for the driver of NVIDIA, compiled once."""
+    return nvml_node.build_library(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def node(library, tmp_path):
+    """A node with four GPUs."""
+    return nvml_node.Node(tmp_path / "node", library)

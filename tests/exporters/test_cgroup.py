@@ -28,14 +28,10 @@ def names(settings):
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
-def test_exposition_matches_golden(version, request):
+def test_exposition_matches_golden(version, request, check_golden):
     node = request.getfixturevalue(f"{version}_node")
-    golden = HERE / "golden" / f"cgroup_{version}.prom"
     text = generate_latest(registry_of(node.settings)).decode()
-    if os.environ.get("UPDATE_GOLDEN"):
-        golden.write_text(text)
-        pytest.fail(f"wrote {golden.name}; read the diff, then run again without UPDATE_GOLDEN")
-    assert text == golden.read_text()
+    check_golden(f"cgroup_{version}.prom", text)
 
 
 def test_sluid_gives_the_same(v2_node):

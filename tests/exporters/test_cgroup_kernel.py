@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from told_script import DEADLINE_S, until
+from told_script import DEADLINE_S
+from waiting import until
 
 from jobmeter_exporters.cgroup_path import UNIFIED, parse_mounts
 

@@ -1,19 +1,18 @@
 """Gaudi devices through a programmable hl-smi, in a collector that runs as it does in a job."""
 
-import os
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
+from program_answers import Answers, put_on_path
 from prometheus_client import CollectorRegistry, generate_latest
+from waiting import DEADLINE_S, until
 
 from jobmeter_exporters import hl_smi, hlml
 from jobmeter_exporters.errors import ExporterError
 from jobmeter_exporters.settings import Settings
 from jobmeter_exporters.watched import NoData, Watched
 
-DEADLINE_S = 20.0
 GOLDEN = Path(__file__).parent / "golden" / "hl_smi.prom"
 ROWS = (
     (
@@ -27,38 +26,13 @@ ROWS = (
 )
 
 
-def until(condition):
-    deadline = time.monotonic() + DEADLINE_S
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-    return found
-
-
-class Answers:
-    """What the stand-in for hl-smi does, and what it was asked."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.write("rows", "\n".join(ROWS))
-
-    def write(self, name, text=""):
-        # At once, as it may be read at any time.
-        (self.folder / "new").write_text(f"{text}\n")
-        (self.folder / "new").replace(self.folder / name)
-
-    def remove(self, name):
-        (self.folder / name).unlink()
-
-    def starts(self):
-        return (self.folder / "starts").read_text().splitlines()
-
-
 @pytest.fixture
 def answers(tmp_path, monkeypatch):
-    programs = Path(__file__).parent / "programs"
-    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    put_on_path(monkeypatch)
     monkeypatch.setenv("HL_SMI_ANSWERS", str(tmp_path))
-    return Answers(tmp_path)
+    answers = Answers(tmp_path, end="\n")
+    answers.write("rows", "\n".join(ROWS))
+    return answers
 
 
 class Scraped:
@@ -102,19 +76,15 @@ def running():
         collector.__exit__(None, None, None)
 
 
-def check_golden(registry):
-    lines = generate_latest(registry).decode().splitlines()
+def exposition(running):
+    lines = generate_latest(running().registry).decode().splitlines()
     times = ("hpu_data_age_seconds ", "jobmeter_collector_duration_seconds{")
     lines = [f"{line.rpartition(' ')[0]} 0.0" if line.startswith(times) else line for line in lines]
-    text = "\n".join(lines) + "\n"
-    if os.environ.get("UPDATE_GOLDEN"):
-        GOLDEN.write_text(text)
-        pytest.fail(f"wrote {GOLDEN.name}; read the diff, then run again without UPDATE_GOLDEN")
-    assert text == GOLDEN.read_text()
+    return "\n".join(lines) + "\n"
 
 
-def test_golden(answers, running):
-    check_golden(running().registry)
+def test_golden(answers, running, check_golden):
+    check_golden(GOLDEN.name, exposition(running))
 
 
 @pytest.mark.prometheus
@@ -122,9 +92,9 @@ def test_the_exposition_passes_promtool():
     subprocess.run(["promtool", "check", "metrics"], input=GOLDEN.read_bytes(), check=True)
 
 
-def test_a_header_and_units_make_no_difference(answers, running):
+def test_a_header_and_units_make_no_difference(answers, running, check_golden):
     answers.write("header")
-    check_golden(running().registry)
+    check_golden(GOLDEN.name, exposition(running))
 
 
 def test_a_scrape_never_waits(answers, running):

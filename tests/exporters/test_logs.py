@@ -16,6 +16,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from waiting import DEADLINE_S, until
 
 from jobmeter_exporters import log_file as log_file_module
 from jobmeter_exporters import log_reader as log_reader_module
@@ -33,7 +34,6 @@ from jobmeter_exporters.series import Series
 from jobmeter_exporters.settings import Settings
 from jobmeter_exporters.watched import NoData
 
-DEADLINE_S = 20.0
 NO_RULES = rule_set([])
 EVENT_RULE = [("rule 1", {"match": "(?P<level>ERROR|INFO)", "event": {"level": "level"}})]
 
@@ -343,12 +343,6 @@ def registry_of(collector):
     registry = CollectorRegistry()
     registry.register(collector)
     return registry
-
-
-def until(condition):
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline
 
 
 def test_the_exporter_reads_in_the_background(tmp_path, monkeypatch):

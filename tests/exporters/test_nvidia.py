@@ -5,16 +5,10 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(
-    0, str(Path(__file__).parent / "nvml")
-)  # importlib mode leaves helpers beside tests alone
-
-from nvml_node import ALL_LINKS, H100, MIB, UUIDS, Node, build_library
+from nvml_node import ALL_LINKS, H100, MIB, UUIDS
 
 from jobmeter_exporters.nvidia import TRY_AGAIN_S
 from jobmeter_exporters.nvidia_families import FAMILIES
@@ -23,16 +17,6 @@ from jobmeter_exporters.nvidia_gpm import METRICS
 
 HERE = Path(__file__).parent
 KIB = 1024
-
-
-@pytest.fixture(scope="session")
-def library(tmp_path_factory):
-    return build_library(tmp_path_factory.mktemp("nvml"))
-
-
-@pytest.fixture
-def node(library, tmp_path):
-    return Node(tmp_path / "node", library)
 
 
 def after(seconds, share=1.0):
@@ -47,24 +31,20 @@ def after(seconds, share=1.0):
     }
 
 
-def check_golden(text, name):
-    golden = HERE / "golden" / name
-    text = re.sub(r"^(jobmeter_collector_duration_seconds.*) .*$", r"\1 0", text, flags=re.M)
-    if os.environ.get("UPDATE_GOLDEN"):
-        golden.write_text(text)
-        pytest.fail(f"wrote {golden.name}; read the diff, then run again without UPDATE_GOLDEN")
-    assert text == golden.read_text()
+def exposition(scrape):
+    times = r"^(jobmeter_collector_duration_seconds.*) .*$"
+    return re.sub(times, r"\1 0", scrape.text, flags=re.M)
 
 
-def test_exposition_matches_golden(node):
+def test_exposition_matches_golden(node, check_golden):
     with node.scraper() as scraper:
         node.say({**after(5), "3.power": "300000", "3.xid": "1:79"})
         scrape = scraper.scrape()
     assert (scrape.success, scrape.log) == (True, [])
-    check_golden(scrape.text, "nvidia.prom")
+    check_golden("nvidia.prom", exposition(scrape))
 
 
-def test_instances_match_golden(node):
+def test_instances_match_golden(node, check_golden):
     """GPU 0 is cut: one GPU instance as a whole, one cut again into two; the others are not."""
     name = "NVIDIA H100 80GB HBM3 MIG"
     node.say(
@@ -96,7 +76,7 @@ def test_instances_match_golden(node):
     assert scrape.values("DCGM_FI_PROF_SM_ACTIVE", gpu="0") == pytest.approx([0.9, 0.1])
     assert scrape.values("DCGM_FI_DEV_POWER_USAGE", gpu="0") == [600.123]
     assert scrape.values("DCGM_FI_DEV_GPU_UTIL", gpu="0") == []
-    check_golden(scrape.text, "nvidia_mig.prom")
+    check_golden("nvidia_mig.prom", exposition(scrape))
 
 
 CAMEL = "label names should be written in 'snake_case' not 'camelCase'"

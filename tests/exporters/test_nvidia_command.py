@@ -8,27 +8,13 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "nvml"))  # importlib mode leaves helpers alone
-
-from nvml_node import DEADLINE_S, Node, build_library
+from nvml_node import DEADLINE_S, Node
 
 from jobmeter_exporters.__main__ import main
 
 COMMAND = (sys.executable, "-m", "jobmeter_exporters")
-
-
-@pytest.fixture(scope="session")
-def library(tmp_path_factory):
-    return build_library(tmp_path_factory.mktemp("nvml"))
-
-
-@pytest.fixture
-def node(library, tmp_path):
-    return Node(tmp_path / "node", library)
 
 
 @contextmanager

@@ -1,27 +1,11 @@
 """Which GPUs are the job's."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "nvml"))  # importlib mode leaves helpers alone
-
-from nvml_node import UUIDS, Node, build_library
+from nvml_node import UUIDS
 
 from jobmeter_exporters.errors import ExporterError
 from jobmeter_exporters.nvidia_devices import Choice, Gpu, Instance, choice, chosen, names_in
 from jobmeter_exporters.watched import NoData
-
-
-@pytest.fixture(scope="session")
-def library(tmp_path_factory):
-    return build_library(tmp_path_factory.mktemp("nvml"))
-
-
-@pytest.fixture
-def node(library, tmp_path):
-    return Node(tmp_path / "node", library)
 
 
 def gpu(index, minor=None, instances=()):

@@ -1,27 +1,12 @@
 """Drivers, GPUs and values that are not there, or go away."""
 
-import sys
 import time
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent / "nvml"))  # importlib mode leaves helpers alone
-
 from nvml_node import ALL_LINKS, DEADLINE_S, H100, Node, build_library
 
 from jobmeter_exporters.nvidia import LOOK_AGAIN_S, TRY_AGAIN_S
 from jobmeter_exporters.nvidia_answers import ASK_AGAIN_S, Answers, GpuLost
-
-
-@pytest.fixture(scope="session")
-def library(tmp_path_factory):
-    return build_library(tmp_path_factory.mktemp("nvml"))
-
-
-@pytest.fixture
-def node(library, tmp_path):
-    return Node(tmp_path / "node", library)
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,10 @@
 """Readings between two scrapes."""
 
 import argparse
-import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parent / "nvml"))  # importlib mode leaves helpers alone
-
-from nvml_node import Node, build_library
 
 from jobmeter_exporters.nvidia import TRY_AGAIN_S
 from jobmeter_exporters.nvidia_sampler import Extent, interval
@@ -18,16 +12,6 @@ from jobmeter_exporters.nvidia_sampler import Extent, interval
 POWER = "nvidia_sampled_power_watts"
 UTILIZATION = "nvidia_sampled_utilization_ratio"
 FAST = ("--nvidia-sample-interval", "50ms")
-
-
-@pytest.fixture(scope="session")
-def library(tmp_path_factory):
-    return build_library(tmp_path_factory.mktemp("nvml"))
-
-
-@pytest.fixture
-def node(library, tmp_path):
-    return Node(tmp_path / "node", library)
 
 
 def extent(scrape, family, gpu="0"):

@@ -5,23 +5,14 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
+from waiting import DEADLINE_S, until
 
 from jobmeter_exporters.errors import CommandError, ExporterError, TooMuchOutput
 from jobmeter_exporters.polled import Command, Polled, seconds
 from jobmeter_exporters.watched import NoData
-
-DEADLINE_S = 20.0
-
-
-def until(condition):
-    deadline = time.monotonic() + DEADLINE_S
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-    return found
 
 
 def shell(text):

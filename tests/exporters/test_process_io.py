@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
-from told_script import until
+from waiting import until
 
 from jobmeter_exporters import cgroup, open_files, process_io
 from jobmeter_exporters.errors import UnexpectedText

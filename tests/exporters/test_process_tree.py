@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from told_script import Script, until
+from told_script import Script
+from waiting import until
 
 from jobmeter_exporters import kernel_text
 from jobmeter_exporters.process_tree import TURNS, ProcessTree

@@ -4,11 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from program_answers import Answers, put_on_path
 from prometheus_client import CollectorRegistry, generate_latest
+from waiting import DEADLINE_S, until
 
 from jobmeter_exporters import slurm_queue, slurm_queue_source
 from jobmeter_exporters.__main__ import main
@@ -18,7 +19,6 @@ from jobmeter_exporters.slurm_queue_readings import bounds, job_readings, node_r
 from jobmeter_exporters.slurm_queue_state import Job, NodeGroup, Use
 from jobmeter_exporters.watched import Watched
 
-DEADLINE_S = 20.0
 GOLDEN = Path(__file__).parent / "golden" / "queue.prom"
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "slurm-queue"
 SUBMITTED_S = 1795393227.0
@@ -29,40 +29,15 @@ ANSWERS = {
 }
 
 
-def until(condition):
-    deadline = time.monotonic() + DEADLINE_S
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-    return found
-
-
-class Answers:
-    """What the stand-ins for squeue and sinfo do, and what they were asked."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        for name in ANSWERS:
-            shutil.copy(FIXTURES / name.replace(".", "-22.05.8."), folder / name)
-
-    def write(self, name, text=""):
-        (self.folder / "new").write_text(text)
-        (self.folder / "new").replace(self.folder / name)
-
-    def remove(self, name):
-        (self.folder / name).unlink()
-
-    def starts(self):
-        return (self.folder / "starts").read_text().splitlines()
-
-
 @pytest.fixture
 def answers(tmp_path, monkeypatch):
-    programs = Path(__file__).parent / "programs"
-    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    put_on_path(monkeypatch)
     monkeypatch.setenv("SLURM_ANSWERS", str(tmp_path))
     monkeypatch.setenv("SLURM_JOB_UID", "1001")
     monkeypatch.setattr(slurm_queue, "time", Clock)
     monkeypatch.setattr(slurm_queue_source, "find_spec", lambda name: None)
+    for name in ANSWERS:
+        shutil.copy(FIXTURES / name.replace(".", "-22.05.8."), tmp_path / name)
     return Answers(tmp_path)
 
 
@@ -116,12 +91,8 @@ def lines_of(scraped):
     ]
 
 
-def test_golden(answers, running):
-    text = "\n".join(lines_of(running())) + "\n"
-    if os.environ.get("UPDATE_GOLDEN"):
-        GOLDEN.write_text(text)
-        pytest.fail(f"wrote {GOLDEN.name}; read the diff, then run again without UPDATE_GOLDEN")
-    assert text == GOLDEN.read_text()
+def test_golden(answers, running, check_golden):
+    check_golden(GOLDEN.name, "\n".join(lines_of(running())) + "\n")
 
 
 def test_text_says_what_json_says(answers, running):

@@ -2,7 +2,7 @@
 
 import threading
 
-from told_script import until
+from waiting import until
 
 from jobmeter_exporters.spare_threads import SpareThreads
 

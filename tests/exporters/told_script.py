@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 
 DEADLINE_S = 20.0
@@ -68,9 +67,3 @@ def holding(path):
         yield writer
     finally:
         os.close(writer)
-
-
-def until(condition):
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
