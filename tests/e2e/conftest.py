@@ -78,11 +78,11 @@ def started(local_programs, tmp_path):
     """Start ``jobmeter run`` on a job file, in ``work``, with its runs in ``runs``."""
     children = []
 
-    def start(text, **environment):
+    def start(text, *options, **environment):
         (tmp_path / "work").mkdir()
         (tmp_path / "job.yaml").write_text(text)
         child = subprocess.Popen(
-            [JOBMETER, "run", str(tmp_path / "job.yaml"), "--runs", str(tmp_path / "runs")],
+            [JOBMETER, "run", tmp_path / "job.yaml", "--runs", tmp_path / "runs", *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
