@@ -22,6 +22,7 @@ demo: $(VENV)/.user
 test: lint
 	tools/install-test-packages.sh tests/cluster_packages.txt
 	@tools/get-second-root.sh $(PROGRAMS)/sid || true # says why not; the tests skip then
+	@tools/get-debian-base.sh $(PROGRAMS)/debian || true # the same
 	@tools/get-prometheus-3.sh $(PROGRAMS)/prometheus-3 || true # the same
 	@tools/get-training-frameworks.sh $(PROGRAMS)/training $(BIN)/python || true # the same
 	$(BIN)/pytest
@@ -36,6 +37,7 @@ test-without-cgroups: $(VENV)/.dev
 test-second-cluster: $(VENV)/.dev
 	tools/install-test-packages.sh tests/cluster_packages.txt
 	tools/get-second-root.sh $(PROGRAMS)/sid
+	tools/get-debian-base.sh $(PROGRAMS)/debian
 	JOBMETER_CLUSTER=sid $(BIN)/pytest tests/cluster tests/e2e
 
 lint: $(VENV)/.dev

@@ -6,6 +6,7 @@ ran out of space never counts.
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import shlex
@@ -36,6 +37,7 @@ from jobmeter.images_sif import read_header
 
 Say = Callable[[str], None]
 
+_SQUASH = "APPTAINER_MKSQUASHFS_ARGS"
 _GO_NAMES = {"x86_64": "amd64", "aarch64": "arm64"}
 _FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
 _UNREACHABLE = re.compile(
@@ -260,10 +262,16 @@ def _run(
 
 
 def _environment(cache: Path, tmp: Path) -> Mapping[str, str]:
-    """Return the variables that keep the program away from the user's home, in both spellings."""
+    """Return the variables that keep the program away from the user's home, in both spellings.
+
+    Unless the user says otherwise images are compressed as fast as can be: of the same tree that
+    took 3 instead of 15 CPU seconds for 7 % more bytes. A program that knows it not ignores it.
+    """
     cache.mkdir(parents=True, exist_ok=True)
     folders = {"CACHEDIR": str(cache), "TMPDIR": str(tmp)}
-    return {f"{p}_{key}": x for p in ("APPTAINER", "SINGULARITY") for key, x in folders.items()}
+    squash = {_SQUASH: os.environ.get(_SQUASH, "-Xcompression-level 1")}
+    both = {f"{p}_{key}": x for p in ("APPTAINER", "SINGULARITY") for key, x in folders.items()}
+    return both | squash
 
 
 def _fail(name: str, shop: Workshop, code: int, lines: list[str], log: Path) -> None:

@@ -136,9 +136,18 @@ def copied_files(image: Image) -> Mapping[PurePosixPath, bytes]:
         for top, path in _sources(package)
     }
     if image.requirements:
-        lines = requirements(importlib.metadata.requires("jobmeter") or (), "dev")
-        files[PurePosixPath("requirements.txt")] = "".join(f"{x}\n" for x in lines).encode()
+        files[PurePosixPath("requirements.txt")] = _requirements_of_tests().encode()
     return files
+
+
+def _requirements_of_tests() -> str:
+    try:
+        declared = importlib.metadata.requires("jobmeter") or ()
+    except importlib.metadata.PackageNotFoundError as cause:
+        raise ImageError(
+            "what the tests require is not known, as jobmeter is not installed; pip install it"
+        ) from cause
+    return "".join(f"{line}\n" for line in requirements(declared, "dev"))
 
 
 def _sources(package: str) -> Iterator[tuple[Path, Path]]:

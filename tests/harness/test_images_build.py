@@ -147,6 +147,7 @@ def test_nothing_goes_into_the_home(jobmeter, apptainer, debian, tmp_path, home)
     for spelling in ("APPTAINER", "SINGULARITY"):
         assert told[f"{spelling}_CACHEDIR"] == str(tmp_path / "images" / ".cache")
         assert Path(told[f"{spelling}_TMPDIR"]).is_relative_to(tmp_path / "tmp")
+    assert told["APPTAINER_MKSQUASHFS_ARGS"] == "-Xcompression-level 1"
     assert list(home.iterdir()) == []
 
 
