@@ -10,7 +10,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.prometheus]
 CHECKPOINT_S = 2.0
 LONG = f"""
 name: long
-resources: {{nodes: 2, time: "00:01:00"}}
+resources: {{nodes: 2, time: "00:05:00"}}
 monitoring: {{interval: 1s, checkpoint_interval: {CHECKPOINT_S:g}s}}
 phases:
   - {{name: serve, run: "sleep 300"}}
