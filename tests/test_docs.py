@@ -54,9 +54,20 @@ def test_every_key_of_a_site_profile_is_documented(key):
     assert re.search(rf"\b{key}:", SITES), key
 
 
-@pytest.mark.parametrize("site", shipped_sites())
-def test_every_shipped_site_is_documented(site):
-    assert f"`{site}`" in SITES
+@pytest.mark.parametrize("name", shipped_sites())
+def test_every_shipped_site_is_documented_as_it_is(name):
+    site = read_site(name)
+    batch = site.launcher == "slurm"
+    cells = (
+        f"`{name}`",
+        site.description + ("; offline" if site.offline else ""),
+        site.runtime.kind,
+        f"`{site.gpu_option}`" if batch else "",
+        ", ".join(site.mandatory),
+        f"{site.warning_s} s" if batch else "",
+    )
+    rows = [line for line in SITES.splitlines() if line.startswith(f"| `{name}` |")]
+    assert [re.split(r" *\| *", row)[1:-1] for row in rows] == [list(cells)]
 
 
 def test_the_documented_files_are_accepted(tmp_path):

@@ -94,6 +94,18 @@ def slurm_memory_mb(text: str) -> int:
     return math.ceil(int(match[1]) * _BINARY_MB[match[2]])
 
 
+def slurm_memory(megabytes: int) -> str:
+    """Return a size as sbatch reads it, in the largest unit that it is whole in.
+
+    >>> slurm_memory(491520), slurm_memory(4000)
+    ('480G', '4000M')
+    """
+    for unit in ("T", "G"):
+        if megabytes and megabytes % _BINARY_MB[unit.lower()] == 0:
+            return f"{megabytes // int(_BINARY_MB[unit.lower()])}{unit}"
+    return f"{megabytes}M"
+
+
 def slurm_time(seconds: int) -> str:
     """Return a time limit in sbatch's longest form.
 

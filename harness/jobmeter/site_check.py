@@ -97,6 +97,10 @@ _OF_QOS = (
 )
 
 
+_KEYS = {"partition": "partitions", "qos": "qos"}
+"""Of the profile, by what messages call one of them."""
+
+
 def _partitions(
     site: SiteProfile, told: Mapping[str, Partition] | Unanswered
 ) -> Iterator[Judgement]:
@@ -130,7 +134,7 @@ def _limits(
         there = told.get(name)
         check = f"{kind}.{name}"
         if there is None:
-            advice = f"take it out of the profile ({kind}: {{{name}: null}}); "
+            advice = f"take it out of the profile ({_KEYS[kind]}: {{{name}: null}}); "
             yield Judgement(check, "degraded", "Slurm has none", advice + nearest(name, list(told)))
             continue
         differences = [words for c in compared if (words := _difference(c, limits, there))]
@@ -142,7 +146,7 @@ def _limits(
     missing = [name for name in told if name not in known]
     if known and missing and OTHERS not in known:
         words = f"Slurm has {', '.join(missing)}, which the profile does not"
-        advice = f"jobs there are refused; add them, or '\"{OTHERS}\": {{}}', under {kind}"
+        advice = f"jobs there are refused; add them, or '\"{OTHERS}\": {{}}', under {_KEYS[kind]}"
         yield Judgement(f"{kind}.{OTHERS}", "degraded", words, advice)
 
 

@@ -76,8 +76,8 @@ def gather(site: SiteProfile) -> SiteFacts:
     batch = site.launcher == "slurm"
     return SiteFacts(
         slurm_programs={name: find_program([name]) for name in SLURM_PROGRAMS if batch},
-        partitions=_partitions() if batch else {},
-        qos=_qos() if batch else {},
+        partitions=ask_partitions() if batch else {},
+        qos=ask_qos() if batch else {},
         shell=_shell(site),
         paths={path: _is_there(path) for path in paths_of(site)},
     )
@@ -118,7 +118,8 @@ def would_start(script: str) -> str | None:
     return None
 
 
-def _partitions() -> Mapping[str, Partition] | Unanswered:
+def ask_partitions() -> Mapping[str, Partition] | Unanswered:
+    """Return what the controller says."""
     try:
         return partitions_from(
             run(PARTITIONS_COMMAND, error=SchedulerError), run(NODES_COMMAND, error=SchedulerError)
@@ -127,7 +128,8 @@ def _partitions() -> Mapping[str, Partition] | Unanswered:
         return Unanswered(str(cause))
 
 
-def _qos() -> Mapping[str, Qos] | Unanswered:
+def ask_qos() -> Mapping[str, Qos] | Unanswered:
+    """Return what the accounting says."""
     try:
         return qos_from(run(QOS_COMMAND, error=SchedulerError))
     except JobmeterError as cause:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from jobmeter.errors import SiteError
-from jobmeter.quantities import slurm_memory_mb, slurm_time, slurm_time_s
+from jobmeter.quantities import slurm_memory, slurm_memory_mb, slurm_time, slurm_time_s
 from jobmeter.site import SiteProfile
 from jobmeter.site_limits import OTHERS, Partition, Qos
 from jobmeter.site_request import Request, request_of
@@ -205,7 +205,7 @@ def _memory_problem(request: Request, choice: _Choice) -> Problem | None:
     limit, asked = choice.partition.memory, request.memory_mb
     if limit is None or asked is None or asked <= slurm_memory_mb(limit):
         return None
-    words = f"{asked}M a node asked for, but {_partition(choice)} has {limit}"
+    words = f"{slurm_memory(asked)} a node asked for, but {_partition(choice)} has {limit}"
     place = request.place("memory_mb")
     return Problem(place, words, f"ask for {limit} or less", "partition", ("memory",))
 

@@ -8,7 +8,9 @@ from typing import Any
 import yaml
 
 from jobmeter.site import ResolvedSite, SiteProfile
+from jobmeter.site_facts import Unanswered
 from jobmeter.site_files import INHERITS, KeyPath
+from jobmeter.site_limits import Partition, Qos
 
 DEFAULT = "default"
 COMMENT_COLUMN = 60
@@ -34,6 +36,28 @@ def yaml_lines(resolved: ResolvedSite) -> Iterator[str]:
     for file in resolved.merged.files:
         yield f"#   {file}"
     yield from _lines(resolved, values_of(resolved.profile), ())
+
+
+def draft_lines(
+    partitions: Mapping[str, Partition], qos: Mapping[str, Qos] | Unanswered
+) -> Iterator[str]:
+    """Yield the lines of a profile that begins with what Slurm says."""
+    yield "inherits: generic-slurm"
+    yield "description: my cluster"
+    yield "mandatory: [] # of account, partition, qos, time: what sbatch demands here"
+    yield "defaults: {} # account, partition, qos, time"
+    if partitions:
+        yield "partitions:"
+    for name, partition in partitions.items():
+        yield f"  {_flow(name)}: {_flow(partition.model_dump(exclude_none=True))}"
+    if isinstance(qos, Unanswered):
+        yield f"# qos: Slurm's accounting does not answer: {qos.why}"
+        return
+    if qos:
+        yield "qos: # an association may limit more"
+    for name, limits in qos.items():
+        known = limits.model_dump(exclude_none=True, exclude_defaults=True)
+        yield f"  {_flow(name)}: {_flow(known)}"
 
 
 def _lines(resolved: ResolvedSite, values: Mapping[str, Any], path: KeyPath) -> Iterator[str]:

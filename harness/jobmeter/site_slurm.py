@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from jobmeter.quantities import slurm_time, slurm_time_s
+from jobmeter.quantities import slurm_memory, slurm_time, slurm_time_s
 from jobmeter.site_limits import Partition, Qos
 
 PARTITIONS_COMMAND = ("scontrol", "show", "partition", "--oneliner")
@@ -77,7 +77,7 @@ def _partition(words: Mapping[str, str], nodes: str) -> Partition:
         min_nodes=_count(words.get("MinNodes", "")),
         max_time=_time(words.get("MaxTime", "")),
         cpus_per_node=max((_number(cpus) for cpus, _, _ in own), default=0) or None,
-        memory=f"{memory_mb}M" if memory_mb else None,
+        memory=slurm_memory(memory_mb) if memory_mb else None,
         gpus_per_node=max((_gpus(gres) for _, _, gres in own), default=None),
     )
 

@@ -273,6 +273,13 @@ def test_a_profile_that_agrees_with_slurm_is_healthy(user):
     assert findings["job.slurm"]["value"] == "Slurm would take it"
 
 
+def test_a_draft_of_a_profile_agrees_with_slurm(user):
+    draft = user.jobmeter("site", "draft").stdout
+    findings = check(user, draft, "--on", user.write("job.yaml", "run: hostname\n"))
+    assert {f["state"] for f in findings.values()} == {"ok"}, findings
+    assert {"partition.cpu", "partition.gpu", "qos.urgent"} <= findings.keys()
+
+
 def test_what_differs_from_slurm_is_found(user):
     text = OURS.replace("cpus_per_node: 8", "cpus_per_node: 64").replace("test: {}", "tset: {}")
     text = text.replace("  gpu:", "  gpuu:")

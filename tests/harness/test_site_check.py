@@ -238,6 +238,25 @@ def test_a_job_is_checked_against_the_limits(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_draft_needs_slurm(stand_in, tmp_path):
+    done = jobmeter("draft", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("jobmeter: scontrol failed with exit code 127")
+    assert line.endswith("; run this on a login node")
+
+
+def test_a_draft_says_when_the_accounting_does_not_answer(stand_in, tmp_path):
+    stand_in("scontrol", "echo PartitionName=cpu MaxTime=01:00:00 TotalNodes=3")
+    stand_in("sinfo", "echo 'cpu|3|8|4096|(null)'")
+    stand_in("sacctmgr", "echo no slurmdbd >&2; exit 1")
+    lines = jobmeter("draft", cwd=tmp_path).stdout.splitlines()
+    cpu = "  cpu: {nodes: 3, max_time: '01:00:00', cpus_per_node: 8, memory: 4G, gpus_per_node: 0}"
+    assert cpu in lines
+    assert lines[-1].startswith("# qos: Slurm's accounting does not answer: sacctmgr failed")
+    assert lines[-1].endswith("said: no slurmdbd")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

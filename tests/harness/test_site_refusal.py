@@ -61,7 +61,7 @@ def accepted(site=MELUXINA, name="meluxina", **asked):
         ),
         (
             {"memory": "512G"},
-            "resources.memory: 524288M a node asked for, but partition 'gpu' has 480G; "
+            "resources.memory: 512G a node asked for, but partition 'gpu' has 480G; "
             "ask for 480G or less",
         ),
         (

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jobmeter.site_files import ProfileFile
 
 app = typer.Typer(
-    help="Site profiles: list them, show one, and check one against this machine.",
+    help="Site profiles: list them, show one, draft one, and check one against this machine.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -62,6 +62,20 @@ def show_command(name: Name, json_output: Json = False) -> None:
         typer.echo(json.dumps(whole, indent=2))
         return
     for line in site_show.yaml_lines(resolved):
+        typer.echo(line)
+
+
+@app.command("draft")
+def draft_command() -> None:
+    """Print a profile of this cluster to begin with: partitions and QOS as Slurm says."""
+    from jobmeter.errors import SchedulerError
+    from jobmeter.site_facts import Unanswered, ask_partitions, ask_qos
+    from jobmeter.site_show import draft_lines
+
+    partitions = ask_partitions()
+    if isinstance(partitions, Unanswered):
+        raise SchedulerError(f"{partitions.why}; run this on a login node")
+    for line in draft_lines(partitions, ask_qos()):
         typer.echo(line)
 
 
