@@ -7,14 +7,14 @@ import hashlib
 import os
 import secrets
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
 from jobmeter import __version__, slurm
 from jobmeter.credentials import Credentials, new_credentials
 from jobmeter.errors import JobmeterError, ProcessError, SchedulerError, SiteError
-from jobmeter.manifest import RunManifest, write_manifest
+from jobmeter.manifest import RunManifest, UsedImage, write_manifest
 from jobmeter.paths import RunPaths
 from jobmeter.plan import Context, Plan, make_plan
 from jobmeter.process import find_program, run, run_in_foreground
@@ -22,6 +22,7 @@ from jobmeter.render import render_files, render_web_config
 from jobmeter.site import SiteProfile, read_site
 from jobmeter.site_refusal import overriding, remarks
 from jobmeter.spec import JobSpec, read_spec
+from jobmeter.stack_images import container_images, verified_images
 from jobmeter.submission import write_submission
 
 
@@ -34,20 +35,30 @@ class Prepared:
         site: The profile.
         job_file: Its text.
         remarks: What the person who submits it should know.
+        images: Those that its stack runs in.
     """
 
     plan: Plan
     site: SiteProfile
     job_file: str
     remarks: tuple[str, ...] = ()
+    images: tuple[UsedImage, ...] = ()
 
 
-def prepare(job_file: Path, site_name: str, runs: Path) -> Prepared:
+def prepare(job_file: Path, site_name: str, runs: Path, *, with_images: bool = True) -> Prepared:
     """Plan a job; nothing is written.
+
+    Args:
+        job_file: The job file.
+        site_name: Of the profile.
+        runs: Folder in which the run directory will be made.
+        with_images: Whether the images of the stack are looked for and verified. A plan without
+            them is for looking at: it takes them to be where the profile says.
 
     Raises:
         SpecError: the job file is wrong.
         SiteError: the site profile is wrong, or the site cannot run this job.
+        ImageError: an image of the stack is missing, or not what was built.
     """
     spec, text = read_spec(job_file)
     site = read_site(site_name, job_file.absolute().parent)
@@ -62,7 +73,20 @@ def prepare(job_file: Path, site_name: str, runs: Path) -> Prepared:
         jobmeter_version=__version__,
     )
     plan = make_plan(spec, site_name, site, context)
-    return Prepared(plan, site, text, _remarks(spec, site_name, site))
+    wanted = plan.images_needed if with_images else ()
+    images = verified_images(wanted, site_name, site)
+    if images:
+        plan = make_plan(spec, site_name, site, _with_images(context, images))
+    return Prepared(plan, site, text, _remarks(spec, site_name, site), images)
+
+
+def _with_images(context: Context, images: tuple[UsedImage, ...]) -> Context:
+    versions = {image.name: image.version for image in images}
+    return replace(
+        context,
+        images=container_images(images),
+        prometheus_version=versions["prometheus"],
+    )
 
 
 def _remarks(spec: JobSpec, site_name: str, site: SiteProfile) -> tuple[str, ...]:
@@ -135,6 +159,8 @@ def _manifest(prepared: Prepared) -> RunManifest:
         git_commit=_git_commit(),
         jobmeter_version=__version__,
         workload=plan.workload,
+        runtime=plan.runtime,
+        images=prepared.images,
     )
 
 
@@ -153,15 +179,17 @@ def check_programs(site_name: str, site: SiteProfile) -> None:
         SiteError: naming the program and how to get it.
     """
     programs = site.programs  # that of DCGM is done without where it is not
-    for program, names in (
-        ("prometheus", programs.prometheus),
-        ("node_exporter", programs.node_exporter),
-    ):
+    needed = {"programs.prometheus": programs.prometheus}
+    needed["programs.node_exporter"] = programs.node_exporter
+    advice = "'apt-get install prometheus prometheus-node-exporter'"
+    if site.runtime.kind != "native":
+        needed = {"runtime.program": [site.runtime.program_name]}
+        advice = f"'apt-get install {site.runtime.kind}'"
+    for key, names in needed.items():
         if find_program(names) is None:
             raise SiteError(
-                f"{' or '.join(names)} is not on PATH; install it (Debian: 'apt-get install "
-                f"prometheus prometheus-node-exporter'), or name its path under programs.{program} "
-                f"in a copy of the site profile {site_name!r}"
+                f"{' or '.join(names)} is not on PATH; install it (Debian: {advice}), or name its "
+                f"path under {key} in a copy of the site profile {site_name!r}"
             )
     if find_program(["curl"]) is None:
         raise SiteError("curl is not on PATH; install it (Debian: 'apt-get install curl')")

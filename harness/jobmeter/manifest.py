@@ -40,6 +40,27 @@ class PlannedTarget:
 
 
 @dataclass(frozen=True)
+class UsedImage:
+    """One image in which a part of the stack runs.
+
+    Args:
+        name: As the list of images calls it.
+        version: Of the program inside; None where nothing says it.
+        sha256: Of the file.
+        file: Its path.
+        size_bytes: Of the file.
+        architecture: On which it runs, as ``uname -m`` prints it.
+    """
+
+    name: str
+    version: str | None
+    sha256: str
+    file: str
+    size_bytes: int
+    architecture: str
+
+
+@dataclass(frozen=True)
 class RunManifest:
     """One run, as planned.
 
@@ -58,6 +79,8 @@ class RunManifest:
         git_commit: Of the folder where jobmeter was called, None outside a repository.
         jobmeter_version: Which jobmeter planned this.
         workload: Numbers of the job file that formulas of KPIs use.
+        runtime: What the stack runs in: ``native`` or a container runtime.
+        images: Those of its images, verified before the job was submitted.
     """
 
     run_id: str
@@ -74,6 +97,8 @@ class RunManifest:
     git_commit: str | None
     jobmeter_version: str
     workload: Mapping[str, float] = field(default_factory=dict)
+    runtime: str = "native"
+    images: tuple[UsedImage, ...] = ()
 
 
 def write_manifest(manifest: RunManifest, path: Path) -> None:
@@ -116,4 +141,5 @@ def _manifest_from(data: Mapping[str, Any]) -> RunManifest:
     fields = {key: value for key, value in data.items() if key != "schema_version"}
     fields["phases"] = tuple(str(name) for name in data["phases"])
     fields["targets"] = tuple(PlannedTarget(**target) for target in data["targets"])
+    fields["images"] = tuple(UsedImage(**image) for image in data.get("images", ()))
     return RunManifest(**fields)

@@ -7,8 +7,9 @@ testing and submitting all see the same thing.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from jobmeter.errors import SiteError
@@ -24,8 +25,18 @@ from jobmeter.payload import (
     targets_of,
 )
 from jobmeter.quantities import duration_s
+from jobmeter.runtime import (
+    PASSED_VARIABLES,
+    ContainerImage,
+    Mount,
+    RuntimeKind,
+    Start,
+    device_words,
+    mount_word,
+    passed_prefix,
+)
 from jobmeter.services import PlannedServices, services_of
-from jobmeter.site import PortRange, Programs, SiteProfile
+from jobmeter.site import PortRange, SiteProfile
 from jobmeter.site_refusal import check_request
 from jobmeter.site_request import chosen
 from jobmeter.spec import JobSpec
@@ -40,6 +51,7 @@ from jobmeter.stack import (
     FoundExporter,
     NodeTarget,
 )
+from jobmeter.starts import NODE_FILES, device_access, image_names, starts_of
 from jobmeter.templating import ShellText, quoted
 from jobmeter.workload import numbers_of
 
@@ -53,8 +65,6 @@ ANALYSIS_LIMIT_S = 120
 RESULT_LIMIT_BYTES = 64 * 2**20
 """A larger result file of a client is not copied: it holds every request's text, most likely."""
 RESTARTS = 3
-PROMETHEUS_THREADS = 2
-PROMETHEUS_MEMORY = "1GiB"
 PROMETHEUS_DISCOVERY_S = 10
 """Prometheus hands new targets to its scrapers at two ticks of 5 s each, whatever the interval."""
 
@@ -72,6 +82,8 @@ class Context:
         job_dir: Folder of the job file, absolute.
         python: The interpreter that runs jobmeter, which also runs our exporters in the job.
         jobmeter_version: Written into the script.
+        images: The images of the stack that were found, by name.
+        prometheus_version: Of its image; None where only the node can tell.
     """
 
     run_id: str
@@ -80,6 +92,8 @@ class Context:
     job_dir: Path
     python: str
     jobmeter_version: str
+    images: Mapping[str, ContainerImage] = field(default_factory=dict)
+    prometheus_version: str | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +125,14 @@ class Plan:
     scratch: tuple[str, ...]
     scratch_bytes: int
     shared_file_systems: tuple[str, ...]
-    programs: Programs
+    runtime: RuntimeKind
+    starts: Mapping[str, Start]
+    passed_prefix: str
+    passed_variables: tuple[str, ...]
+    vendor_words: tuple[str, ...]
+    device_words: Mapping[str, tuple[str, ...]]
+    node_files: Mapping[str, tuple[str, ...]]
+    prometheus_major: int | None
     node_exporter_options: tuple[str, ...]
     node_targets: tuple[NodeTarget, ...]
     found_exporters: tuple[FoundExporter, ...]
@@ -129,10 +150,25 @@ class Plan:
     payload_grace_s: int = PAYLOAD_GRACE_S
     analysis_limit_s: int = ANALYSIS_LIMIT_S
     result_limit_bytes: int = RESULT_LIMIT_BYTES
-    prometheus_threads: int = PROMETHEUS_THREADS
-    prometheus_memory: str = PROMETHEUS_MEMORY
     dcgm_port: int = DCGM_PORT
     dcgm_watch_s: int = DCGM_WATCH_S
+
+    @property
+    def contained(self) -> bool:
+        """Whether the stack runs in containers."""
+        return self.runtime != "native"
+
+    @property
+    def images_needed(self) -> tuple[str, ...]:
+        """The images that the stack runs in, sorted; none without containers."""
+        if not self.contained:
+            return ()
+        components = {"prometheus", *(target.component for target in self.node_targets)}
+        return image_names(components | ({"exporters"} if self.found_exporters else set()))
+
+    def shown(self, path: str) -> str:
+        """Return the word that shows a container a path of the node, itself a word of the shell."""
+        return mount_word(self.runtime, Mount(path))
 
     @property
     def single_node(self) -> bool:
@@ -255,9 +291,16 @@ def make_plan(spec: JobSpec, site_name: str, site: SiteProfile, context: Context
         scratch=tuple(site.scratch),
         scratch_bytes=site.scratch_bytes,
         shared_file_systems=tuple(site.shared_file_systems),
-        programs=site.programs,
-        node_exporter_options=NODE_EXPORTER_OPTIONS,
-        node_targets=tuple(NODE_TARGETS[name] for name in _exporters(spec, logs)),
+        runtime=site.runtime.kind,
+        starts=starts_of(site, context.images, context.python),
+        passed_prefix=passed_prefix(site.runtime.kind),
+        passed_variables=(*PASSED_VARIABLES, *site.runtime.environment),
+        vendor_words=device_words(site.runtime.kind, site.vendor),
+        device_words=device_access(site) if site.vendor == "none" else {},
+        node_files=NODE_FILES,
+        prometheus_major=_major(context.prometheus_version),
+        node_exporter_options=NODE_EXPORTER_OPTIONS + _rootfs(site),
+        node_targets=_node_targets(spec, site, logs),
         found_exporters=FOUND_EXPORTERS if spec.monitoring.exporters == "auto" else (),
         cgroup_steps=spec.monitoring.cgroup_steps,
         payload_targets=targets_of(spec, placeholders),
@@ -355,6 +398,30 @@ def _devices_of_step(spec: JobSpec, site: SiteProfile, *, devices: bool) -> tupl
     if devices:
         return (site.gpu_option.format(count=count), "--gpu-bind=none")
     return ("--gpus-per-node=0",)
+
+
+def _node_targets(
+    spec: JobSpec, site: SiteProfile, logs: Sequence[PlannedLog]
+) -> tuple[NodeTarget, ...]:
+    targets = (NODE_TARGETS[name] for name in _exporters(spec, logs))
+    if site.runtime.kind == "native":
+        return tuple(targets)
+    # No image has Slurm's commands, so whoever asks the controller runs beside the containers.
+    return tuple(replace(t, component="queue") if t.service == "queue" else t for t in targets)
+
+
+def _rootfs(site: SiteProfile) -> tuple[str, ...]:
+    return () if site.runtime.kind == "native" else ("--path.rootfs=/host",)
+
+
+def _major(version: str | None) -> int | None:
+    """Return the first number of a version; None when there is none.
+
+    >>> _major("v3.13.4"), _major("2.42.0+ds"), _major("latest"), _major(None)
+    (3, 2, None, None)
+    """
+    found = re.match(r"v?(\d+)\.", version or "")
+    return int(found[1]) if found else None
 
 
 def _exporters(spec: JobSpec, logs: Sequence[PlannedLog]) -> Sequence[str]:

@@ -10,10 +10,32 @@ import pytest
 
 from jobmeter.plan import Context, make_plan
 from jobmeter.render import render_files, render_web_config
-from jobmeter.site import read_site
+from jobmeter.runtime import ContainerImage, RuntimeProfile
+from jobmeter.site import SiteProfile, read_site
 from jobmeter.spec import JobSpec
 
 GOLDEN = Path(__file__).parent / "golden"
+
+IMAGES = {
+    name: ContainerImage(name, program, f"/project/it's/images/{name}.sif", 4096, "x86_64")
+    for name, program in (
+        ("prometheus", "prometheus"),
+        ("node-exporter", "node_exporter"),
+        ("exporters", "jobmeter-exporters"),
+        ("dcgm-exporter", "dcgm-exporter"),
+    )
+}
+
+RUNTIMES = {
+    "apptainer": RuntimeProfile(
+        kind="apptainer",
+        options=["--no-mount", "bind-paths"],
+        binds=["/mnt/tier2", "$SCRATCH/it's:/scratch:ro"],
+        environment=["HF_HOME"],
+    ),
+    "singularity": RuntimeProfile(kind="singularity", program="/opt/sylabs/bin/singularity"),
+    "pyxis": RuntimeProfile(kind="pyxis", binds=["/lustre"], environment=["HF_HOME"]),
+}
 
 JOBS = {
     "local": ("local", {"name": "hello", "run": "echo hello"}),
@@ -89,11 +111,24 @@ JOBS = {
             ],
         },
     ),
+} | {
+    runtime: (
+        SiteProfile(description=runtime, launcher="slurm", runtime=profile),
+        {
+            "name": "contained",
+            "resources": {"nodes": 2, "gpus_per_node": 4, "time": "00:30:00"},
+            "monitoring": {"exporters": ["node", "cgroup", "hl-smi", "dcgm", "queue"]},
+            "logs": {"own": {"file": "$SCRATCH/it's.log", "rules": "rules.yaml"}},
+            "run": "srun ./bench",
+        },
+    )
+    for runtime, profile in RUNTIMES.items()
 }
 
 
 def rendered(job):
     site, data = JOBS[job]
+    name, profile = (site, read_site(site)) if isinstance(site, str) else (job, site)
     context = Context(
         "run-1",
         Path("/home/it's me/runs/run-1"),
@@ -101,8 +136,10 @@ def rendered(job):
         Path("/jobs"),
         "/opt/py/bin/python",
         "0",
+        IMAGES,
+        "v3.13.4" if profile.runtime.kind != "native" else None,
     )
-    return render_files(make_plan(JobSpec.model_validate(data), site, read_site(site), context))
+    return render_files(make_plan(JobSpec.model_validate(data), name, profile, context))
 
 
 @pytest.mark.parametrize("job", JOBS)

@@ -88,16 +88,6 @@ ended() {
   done
 }
 
-# stop PID SECONDS: TERM to this one process, KILL when it does not end. Never a group and never a
-# whole step: that would also hit the process that serves a container's root file system.
-stop() {
-  kill -TERM "$1" 2>/dev/null || return 0
-  ended "$1" "$2" && return 0
-  kill -KILL "$1" 2>/dev/null
-  ended "$1" 2
-  return 1
-}
-
 # await PID...: wait for children whatever signals arrive; returns the status of the last, which is
 # the number of a signal when one arrives at the wrong moment.
 await() {
@@ -178,19 +168,50 @@ tell() {
   printf '%s\n' "${line#?}"
 }
 
-node_exporter_command() {
+# why_silent LOG: sets WHY for a component that does not answer: with what it or its runtime said last, if
+# that is why.
+why_silent() {
+  local said
+  said=$(grep --extended-regexp '^FATAL|Fatal error' -- "$1" 2>/dev/null)
+  WHY='does not answer; see its log'
+  [[ -z $said ]] || WHY="cannot be started: ${said##*$'\n'}"
+}
+
+terminate() { # NAME PID
+  kill -TERM "$2" 2>/dev/null
+}
+
+destroy() { # NAME PID
+  kill -KILL "$2" 2>/dev/null
+}
+
+# stop NAME PID SECONDS: TERM to this one process, KILL when it does not end. Never a group and never a
+# whole step: that would also hit the process that serves a container's root file system.
+stop() {
+  kill -0 "$2" 2>/dev/null || return 0
+  terminate "$1" "$2"
+  ended "$2" "$3" && return 0
+  destroy "$1" "$2"
+  ended "$2" 2
+  return 1
+}
+
+begin_node_exporter() {
+  WHY='node_exporter or prometheus-node-exporter is not on PATH of this node'
   first_program node_exporter prometheus-node-exporter || return 1
-  COMMAND=(env GOMAXPROCS=1 "$PROGRAM" --collector.disable-defaults --collector.cpu --no-collector.cpu.guest --collector.meminfo --collector.netdev '--collector.netdev.device-exclude=^(lo|veth.*|docker.*|br-.*|virbr.*)$' --collector.infiniband --collector.diskstats --collector.pressure --collector.stat --collector.time --collector.loadavg --log.level=warn
+  COMMAND=(env GOMAXPROCS=1 "$PROGRAM")
+}
+
+node_exporter_command() {
+  begin_node_exporter || return 1
+  COMMAND+=(--collector.disable-defaults --collector.cpu --no-collector.cpu.guest --collector.meminfo --collector.netdev '--collector.netdev.device-exclude=^(lo|veth.*|docker.*|br-.*|virbr.*)$' --collector.infiniband --collector.diskstats --collector.pressure --collector.stat --collector.time --collector.loadavg --log.level=warn
     --collector.textfile --collector.textfile.directory="$WORK/textfile"
     --web.config.file="$SECRETS/web.yml" --web.listen-address="127.0.0.1:$1")
 }
 
-# own_command PORT WORD...: our exporters of these names and options.
-own_command() {
-  local python=/opt/py/bin/python
-  [[ -x $python ]] || return 1
-  COMMAND=("$python" -m jobmeter_exporters "${@:2}"
-    --listen "127.0.0.1:$1" --username jobmeter
+# own_arguments PORT WORD...: of our exporters of these names and options.
+own_arguments() {
+  COMMAND+=("${@:2}" --listen "127.0.0.1:$1" --username jobmeter
     --password-file "$SECRETS/password" --run-id "$RUN_ID")
   COMMAND+=(--job-pid "$JOB_PID")
   COMMAND+=(--exclude-pid "$$")
@@ -199,8 +220,14 @@ own_command() {
   for pid in $MONITORING_PIDS; do COMMAND+=(--exclude-pid "$pid"); done
 }
 
+begin_exporters() {
+  WHY='/opt/py/bin/python, which runs our exporters, is not on this node'
+  first_program /opt/py/bin/python || return 1
+  COMMAND=("$PROGRAM" -m jobmeter_exporters)
+}
+
 exporters_command() {
-  own_command "$1" "${OWN[@]}" "${OWN_OPTIONS[@]}"
+  begin_exporters && own_arguments "$1" "${OWN[@]}" "${OWN_OPTIONS[@]}"
 }
 
 # exposes PORT GREP_OPTION PATTERN [CURL_OPTION]...: does what this port answers have such a line? All of it is
@@ -225,9 +252,11 @@ COMPONENTS=()       # what runs on this node
 OWN=()              # our exporters among it, which are one component
 OWN_OPTIONS=(--cgroup-steps steps)
 
-# launch COMPONENT: start it on a port of its own, without waiting for it.
+# launch COMPONENT: start it on a port of its own, without waiting for it; where that cannot be, WHY
+# says why.
 launch() {
   local component=$1
+  WHY="finds no free port from $PORT_FIRST to $PORT_LAST"
   if [[ -z ${PORT[$component]-} ]]; then
     free_port || return 1
     PORT[$component]=$FREE_PORT
@@ -237,18 +266,19 @@ launch() {
   PID[$component]=$!
 }
 
-# settle COMPONENT: wait until it answers; when its port was lost to somebody else, take another.
+# settle COMPONENT: wait until it answers; when its port was lost to somebody else, take another. If it
+# does not, WHY says why.
 settle() {
-  local component=$1 limit tries=0
+  local component=$1 log="$LOGS/$1.$NODE.log" limit tries=0
   now
   limit=$(( NOW + 10 * 1000 ))
   until answers "$component"; do
     if ! kill -0 "${PID[$component]}" 2>/dev/null; then
-      (( ++tries < 5 )) || return 1
+      (( ++tries < 5 )) || { why_silent "$log"; return 1; }
       unset "PORT[$component]"
       launch "$component" || return 1
     fi
-    in_time "$limit" || return 1
+    in_time "$limit" || { why_silent "$log"; return 1; }
     sleep 0.05
   done
   tell component_start component "\"$component\"" pid "${PID[$component]}" port "${PORT[$component]}"
@@ -258,7 +288,7 @@ give_up() {
   json "$2"
   tell component_gave_up component "\"$1\"" why "$JSON"
   GONE[$1]=1
-  [[ -z ${PID[$1]-} ]] || stop "${PID[$1]}" 2
+  [[ -z ${PID[$1]-} ]] || stop "$1" "${PID[$1]}" 2
 }
 
 publish() {
@@ -285,7 +315,7 @@ supervise() {
   if (( FAILED[$component] > RESTARTS )); then
     give_up "$component" "ended $(( RESTARTS + 1 )) times, last with status $status"
   elif ! { launch "$component" && settle "$component"; }; then
-    give_up "$component" "cannot be started again; see its log"
+    give_up "$component" "after it ended: $WHY"
   fi
   publish
 }
@@ -293,8 +323,8 @@ supervise() {
 leave() {
   local component
   trap '' TERM INT
-  kill -TERM "${PID[@]}" 2>/dev/null
-  for component in "${!PID[@]}"; do stop "${PID[$component]}" 2; done
+  for component in "${!PID[@]}"; do terminate "$component" "${PID[$component]}"; done
+  for component in "${!PID[@]}"; do stop "$component" "${PID[$component]}" 2; done
   rm -rf -- "$WORK"
 }
 
@@ -324,10 +354,10 @@ PAGES[exporters]=''
 for service in "${OWN[@]}"; do PAGES[exporters]+=" $service=/metrics/$service"; done
 (( ${#OWN[@]} == 0 )) || COMPONENTS+=(exporters)
 for component in "${COMPONENTS[@]}"; do
-  launch "$component" || give_up "$component" "its program is not on this node"
+  launch "$component" || give_up "$component" "$WHY"
 done
 for component in "${COMPONENTS[@]}"; do
-  [[ -n ${GONE[$component]-} ]] || settle "$component" || give_up "$component" "does not answer; see its log"
+  [[ -n ${GONE[$component]-} ]] || settle "$component" || give_up "$component" "$WHY"
 done
 publish
 

@@ -88,16 +88,6 @@ ended() {
   done
 }
 
-# stop PID SECONDS: TERM to this one process, KILL when it does not end. Never a group and never a
-# whole step: that would also hit the process that serves a container's root file system.
-stop() {
-  kill -TERM "$1" 2>/dev/null || return 0
-  ended "$1" "$2" && return 0
-  kill -KILL "$1" 2>/dev/null
-  ended "$1" 2
-  return 1
-}
-
 # await PID...: wait for children whatever signals arrive; returns the status of the last, which is
 # the number of a signal when one arrives at the wrong moment.
 await() {
@@ -178,19 +168,99 @@ tell() {
   printf '%s\n' "${line#?}"
 }
 
+# What the job's environment says to its own containers is not for those of the stack, which see a
+# clean one with these variables.
+for name in "${!APPTAINER_@}" "${!APPTAINERENV_@}" "${!SINGULARITY_@}" "${!SINGULARITYENV_@}"; do
+  [[ $name == *_TMPDIR || $name == *_CACHEDIR ]] || unset "$name"
+done
+for name in CUDA_VISIBLE_DEVICES HABANA_VISIBLE_DEVICES NVIDIA_VISIBLE_DEVICES SLURM_JOB_GPUS SLURM_STEP_GPUS TZ; do
+  [[ -z ${!name+set} ]] || export APPTAINERENV_"$name=${!name}"
+done
+
+# image_is_there FILE ARCHITECTURE [BYTES]: is it the file whose digest was verified before the job was
+# submitted, as far as a look can tell? If not, WHY says what is wrong.
+image_is_there() {
+  local machine size
+  WHY="its image $1 is not on this node"
+  [[ -r $1 ]] || return 1
+  machine=$(uname -m)
+  WHY="its image $1 is for $2, and this node is $machine"
+  [[ $machine == "$2" ]] || return 1
+  size=$(stat --dereference --format=%s -- "$1")
+  WHY="its image $1 has $size bytes and had ${3-} when it was verified"
+  [[ $size == "${3-$size}" ]]
+}
+
+# sources_are_there PATH...: a bind without its source is fatal to a runtime. If one is missing, WHY
+# says which.
+sources_are_there() {
+  local path
+  for path in "$@"; do
+    WHY="'$path' is to be bound into its container and is not on this node"
+    [[ -e $path ]] || return 1
+    WHY="'$path' is to be bound into its container, and no runtime takes a path with ':' or ','"
+    [[ $path != *[:,]* ]] || return 1
+  done
+}
+
+# why_silent LOG: sets WHY for a component that does not answer: with what it or its runtime said last, if
+# that is why.
+why_silent() {
+  local said
+  said=$(grep --extended-regexp '^FATAL|Fatal error' -- "$1" 2>/dev/null)
+  WHY='does not answer; see its log'
+  [[ -z $said ]] || WHY="cannot be started: ${said##*$'\n'}"
+}
+
+# The runtime's own process passes a TERM on to its program.
+terminate() { # NAME PID
+  kill -TERM "$2" 2>/dev/null
+}
+
+# destroy: what is below the runtime's own process first. Killed alone it would leave behind what serves
+# the image. All of them are in the session that it began.
+destroy() { # NAME PID
+  local path line below=()
+  for path in /proc/[0-9]*/stat; do
+    { read -r line <"$path"; } 2>/dev/null || continue
+    [[ ${line##*)} =~ ^\ .\ [0-9]+\ [0-9]+\ ([0-9]+)\  && ${BASH_REMATCH[1]} == "$2" && ${line%% *} != "$2" ]] || continue
+    below+=("${line%% *}")
+  done
+  (( ${#below[@]} == 0 )) || kill -KILL "${below[@]}" 2>/dev/null
+  ended "$2" 2 || kill -KILL "$2" 2>/dev/null
+}
+
+# stop NAME PID SECONDS: TERM to this one process, KILL when it does not end. Never a group and never a
+# whole step: that would also hit the process that serves a container's root file system.
+stop() {
+  kill -0 "$2" 2>/dev/null || return 0
+  terminate "$1" "$2"
+  ended "$2" "$3" && return 0
+  destroy "$1" "$2"
+  ended "$2" 2
+  return 1
+}
+
+DEVICES=(--nv) # what shows a container the devices that it shall look at
+MOUNTS=() # what shows the logs' container the folders that it shall look at
+begin_node_exporter() {
+  WHY='apptainer is not on PATH of this node; load its module in the prologue of the site profile, or name its path under runtime.program'
+  first_program apptainer || return 1
+  image_is_there '/project/it'"'"'s/images/node-exporter.sif' x86_64 4096 || return 1
+  sources_are_there /mnt/tier1 /mnt/tier2 "$RUN" "$WORK" / || return 1
+  COMMAND=(setsid "$PROGRAM" exec --cleanenv --no-home --env=GOMAXPROCS=1 --bind=/mnt/tier1:/mnt/tier1:rw --bind=/mnt/tier2:/mnt/tier2:rw --bind="$RUN":"$RUN":ro --bind="$WORK":"$WORK":ro --bind=/:/host:ro '/project/it'"'"'s/images/node-exporter.sif' node_exporter)
+}
+
 node_exporter_command() {
-  first_program node_exporter prometheus-node-exporter || return 1
-  COMMAND=(env GOMAXPROCS=1 "$PROGRAM" --collector.disable-defaults --collector.cpu --no-collector.cpu.guest --collector.meminfo --collector.netdev '--collector.netdev.device-exclude=^(lo|veth.*|docker.*|br-.*|virbr.*)$' --collector.infiniband --collector.diskstats --collector.pressure --collector.stat --collector.time --collector.loadavg --log.level=warn
+  begin_node_exporter || return 1
+  COMMAND+=(--collector.disable-defaults --collector.cpu --no-collector.cpu.guest --collector.meminfo --collector.netdev '--collector.netdev.device-exclude=^(lo|veth.*|docker.*|br-.*|virbr.*)$' --collector.infiniband --collector.diskstats --collector.pressure --collector.stat --collector.time --collector.loadavg --log.level=warn --path.rootfs=/host
     --collector.textfile --collector.textfile.directory="$WORK/textfile"
     --web.config.file="$SECRETS/web.yml" --web.listen-address="0.0.0.0:$1")
 }
 
-# own_command PORT WORD...: our exporters of these names and options.
-own_command() {
-  local python=/opt/py/bin/python
-  [[ -x $python ]] || return 1
-  COMMAND=("$python" -m jobmeter_exporters "${@:2}"
-    --listen "0.0.0.0:$1" --username jobmeter
+# own_arguments PORT WORD...: of our exporters of these names and options.
+own_arguments() {
+  COMMAND+=("${@:2}" --listen "0.0.0.0:$1" --username jobmeter
     --password-file "$SECRETS/password" --run-id "$RUN_ID")
   COMMAND+=(--exclude-pid "$$")
   [[ $NODE == "$FIRST_NODE" ]] || return 0
@@ -198,8 +268,42 @@ own_command() {
   for pid in $MONITORING_PIDS; do COMMAND+=(--exclude-pid "$pid"); done
 }
 
+begin_exporters() {
+  WHY='apptainer is not on PATH of this node; load its module in the prologue of the site profile, or name its path under runtime.program'
+  first_program apptainer || return 1
+  image_is_there '/project/it'"'"'s/images/exporters.sif' x86_64 4096 || return 1
+  sources_are_there /mnt/tier1 /mnt/tier2 "$RUN" "$WORK" || return 1
+  COMMAND=(setsid "$PROGRAM" exec --cleanenv --no-home --bind=/mnt/tier1:/mnt/tier1:rw --bind=/mnt/tier2:/mnt/tier2:rw "${DEVICES[@]}" --bind="$RUN":"$RUN":ro --bind="$WORK":"$WORK":ro '/project/it'"'"'s/images/exporters.sif' jobmeter-exporters)
+}
+
 exporters_command() {
-  own_command "$1" "${OWN[@]}" "${OWN_OPTIONS[@]}"
+  begin_exporters && own_arguments "$1" "${OWN[@]}" "${OWN_OPTIONS[@]}"
+}
+
+begin_queue() {
+  WHY='/opt/py/bin/python, which runs our exporters, is not on this node'
+  first_program /opt/py/bin/python || return 1
+  COMMAND=("$PROGRAM" -m jobmeter_exporters)
+}
+
+queue_command() {
+  begin_queue && own_arguments "$1" queue
+}
+
+begin_dcgm() {
+  WHY='apptainer is not on PATH of this node; load its module in the prologue of the site profile, or name its path under runtime.program'
+  first_program apptainer || return 1
+  image_is_there '/project/it'"'"'s/images/dcgm-exporter.sif' x86_64 4096 || return 1
+  sources_are_there /mnt/tier1 /mnt/tier2 "$RUN" "$WORK" || return 1
+  COMMAND=(setsid "$PROGRAM" exec --cleanenv --no-home --bind=/mnt/tier1:/mnt/tier1:rw --bind=/mnt/tier2:/mnt/tier2:rw "${DEVICES[@]}" --bind="$RUN":"$RUN":ro --bind="$WORK":"$WORK":ro '/project/it'"'"'s/images/dcgm-exporter.sif' dcgm-exporter)
+}
+
+begin_fallback() {
+  WHY='apptainer is not on PATH of this node; load its module in the prologue of the site profile, or name its path under runtime.program'
+  first_program apptainer || return 1
+  image_is_there '/project/it'"'"'s/images/exporters.sif' x86_64 4096 || return 1
+  sources_are_there /mnt/tier1 /mnt/tier2 "$RUN" "$WORK" || return 1
+  COMMAND=(setsid "$PROGRAM" exec --cleanenv --no-home --bind=/mnt/tier1:/mnt/tier1:rw --bind=/mnt/tier2:/mnt/tier2:rw "${DEVICES[@]}" --bind="$RUN":"$RUN":ro --bind="$WORK":"$WORK":ro '/project/it'"'"'s/images/exporters.sif' jobmeter-exporters)
 }
 
 DCGM_AT=''      # port of the one in use
@@ -239,13 +343,13 @@ dcgm_command() {
   local files=("$RUN/scripts/dcgm_counters.csv")
   if anyone_may_profile; then files+=("$RUN/scripts/dcgm_profiling.csv"); fi
   cat -- "${files[@]}" >"$WORK/dcgm_counters.csv"
-  first_program dcgm-exporter || return 1
-  COMMAND=("$PROGRAM" --collectors "$WORK/dcgm_counters.csv" --collect-interval 5000
+  begin_dcgm || return 1
+  COMMAND+=(--collectors "$WORK/dcgm_counters.csv" --collect-interval 5000
     --address "0.0.0.0:$1" --web-config-file "$SECRETS/web.yml")
 }
 
 fallback_command() {
-  own_command "$1" nvidia
+  begin_fallback && own_arguments "$1" nvidia
 }
 
 # degrade WHY: our own exporter in place of DCGM's.
@@ -257,7 +361,7 @@ degrade() {
   PAGES[exporters]=${PAGES[exporters]/ dcgm=\/metrics\/dcgm/}
   COMPONENTS+=(fallback)
   PAGES[fallback]='nvidia=/metrics/nvidia'
-  { launch fallback && settle fallback; } || give_up fallback "does not answer; see its log"
+  { launch fallback && settle fallback; } || give_up fallback "$WHY"
 }
 
 # watch_dcgm: one that runs and has nothing to say is as good as none.
@@ -303,9 +407,11 @@ COMPONENTS=()       # what runs on this node
 OWN=()              # our exporters among it, which are one component
 OWN_OPTIONS=(--cgroup-steps steps)
 
-# launch COMPONENT: start it on a port of its own, without waiting for it.
+# launch COMPONENT: start it on a port of its own, without waiting for it; where that cannot be, WHY
+# says why.
 launch() {
   local component=$1
+  WHY="finds no free port from $PORT_FIRST to $PORT_LAST"
   if [[ -z ${PORT[$component]-} ]]; then
     free_port || return 1
     PORT[$component]=$FREE_PORT
@@ -315,18 +421,19 @@ launch() {
   PID[$component]=$!
 }
 
-# settle COMPONENT: wait until it answers; when its port was lost to somebody else, take another.
+# settle COMPONENT: wait until it answers; when its port was lost to somebody else, take another. If it
+# does not, WHY says why.
 settle() {
-  local component=$1 limit tries=0
+  local component=$1 log="$LOGS/$1.$NODE.log" limit tries=0
   now
   limit=$(( NOW + 10 * 1000 ))
   until answers "$component"; do
     if ! kill -0 "${PID[$component]}" 2>/dev/null; then
-      (( ++tries < 5 )) || return 1
+      (( ++tries < 5 )) || { why_silent "$log"; return 1; }
       unset "PORT[$component]"
       launch "$component" || return 1
     fi
-    in_time "$limit" || return 1
+    in_time "$limit" || { why_silent "$log"; return 1; }
     sleep 0.05
   done
   tell component_start component "\"$component\"" pid "${PID[$component]}" port "${PORT[$component]}"
@@ -336,7 +443,7 @@ give_up() {
   json "$2"
   tell component_gave_up component "\"$1\"" why "$JSON"
   GONE[$1]=1
-  [[ -z ${PID[$1]-} ]] || stop "${PID[$1]}" 2
+  [[ -z ${PID[$1]-} ]] || stop "$1" "${PID[$1]}" 2
   [[ $1 != dcgm ]] || degrade "$2"
 }
 
@@ -364,7 +471,7 @@ supervise() {
   if (( FAILED[$component] > RESTARTS )); then
     give_up "$component" "ended $(( RESTARTS + 1 )) times, last with status $status"
   elif ! { launch "$component" && settle "$component"; }; then
-    give_up "$component" "cannot be started again; see its log"
+    give_up "$component" "after it ended: $WHY"
   fi
   publish
 }
@@ -372,8 +479,8 @@ supervise() {
 leave() {
   local component
   trap '' TERM INT
-  kill -TERM "${PID[@]}" 2>/dev/null
-  for component in "${!PID[@]}"; do stop "${PID[$component]}" 2; done
+  for component in "${!PID[@]}"; do terminate "$component" "${PID[$component]}"; done
+  for component in "${!PID[@]}"; do stop "$component" "${PID[$component]}" 2; done
   rm -rf -- "$WORK"
 }
 
@@ -394,16 +501,23 @@ END
 COMPONENTS+=(node_exporter)
 PAGES[node_exporter]='node=/metrics'
 OWN=(cgroup)
-[[ $NODE != "$FIRST_NODE" ]] || OWN+=(queue)
 PAGES[exporters]=''
 for service in "${OWN[@]}"; do PAGES[exporters]+=" $service=/metrics/$service"; done
 choose_dcgm
+if [[ " ${OWN[*]} " == *" hl-smi "* ]]; then
+  [[ ! -e /usr/bin/hl-smi ]] || DEVICES+=(--bind=/usr/bin/hl-smi:/usr/bin/hl-smi:ro)
+  [[ ! -e /usr/lib/habanalabs ]] || DEVICES+=(--bind=/usr/lib/habanalabs:/usr/lib/habanalabs:ro)
+fi
 (( ${#OWN[@]} == 0 )) || COMPONENTS+=(exporters)
+if [[ $NODE == "$FIRST_NODE" ]]; then
+  COMPONENTS+=(queue)
+  PAGES[queue]='queue=/metrics/queue'
+fi
 for component in "${COMPONENTS[@]}"; do
-  launch "$component" || give_up "$component" "its program is not on this node"
+  launch "$component" || give_up "$component" "$WHY"
 done
 for component in "${COMPONENTS[@]}"; do
-  [[ -n ${GONE[$component]-} ]] || settle "$component" || give_up "$component" "does not answer; see its log"
+  [[ -n ${GONE[$component]-} ]] || settle "$component" || give_up "$component" "$WHY"
 done
 publish
 

@@ -86,16 +86,6 @@ ended() {
   done
 }
 
-# stop PID SECONDS: TERM to this one process, KILL when it does not end. Never a group and never a
-# whole step: that would also hit the process that serves a container's root file system.
-stop() {
-  kill -TERM "$1" 2>/dev/null || return 0
-  ended "$1" "$2" && return 0
-  kill -KILL "$1" 2>/dev/null
-  ended "$1" 2
-  return 1
-}
-
 # await PID...: wait for children whatever signals arrive; returns the status of the last, which is
 # the number of a signal when one arrives at the wrong moment.
 await() {
@@ -163,6 +153,87 @@ free_port() {
     (exec 3<>"/dev/tcp/127.0.0.1/$FREE_PORT") 2>/dev/null || return 0
   done
   return 1
+}
+
+# What the job's environment says to its own containers is not for those of the stack, which see a
+# clean one with these variables.
+for name in "${!APPTAINER_@}" "${!APPTAINERENV_@}" "${!SINGULARITY_@}" "${!SINGULARITYENV_@}"; do
+  [[ $name == *_TMPDIR || $name == *_CACHEDIR ]] || unset "$name"
+done
+for name in CUDA_VISIBLE_DEVICES HABANA_VISIBLE_DEVICES NVIDIA_VISIBLE_DEVICES SLURM_JOB_GPUS SLURM_STEP_GPUS TZ; do
+  [[ -z ${!name+set} ]] || export APPTAINERENV_"$name=${!name}"
+done
+
+# image_is_there FILE ARCHITECTURE [BYTES]: is it the file whose digest was verified before the job was
+# submitted, as far as a look can tell? If not, WHY says what is wrong.
+image_is_there() {
+  local machine size
+  WHY="its image $1 is not on this node"
+  [[ -r $1 ]] || return 1
+  machine=$(uname -m)
+  WHY="its image $1 is for $2, and this node is $machine"
+  [[ $machine == "$2" ]] || return 1
+  size=$(stat --dereference --format=%s -- "$1")
+  WHY="its image $1 has $size bytes and had ${3-} when it was verified"
+  [[ $size == "${3-$size}" ]]
+}
+
+# sources_are_there PATH...: a bind without its source is fatal to a runtime. If one is missing, WHY
+# says which.
+sources_are_there() {
+  local path
+  for path in "$@"; do
+    WHY="'$path' is to be bound into its container and is not on this node"
+    [[ -e $path ]] || return 1
+    WHY="'$path' is to be bound into its container, and no runtime takes a path with ':' or ','"
+    [[ $path != *[:,]* ]] || return 1
+  done
+}
+
+# why_silent LOG: sets WHY for a component that does not answer: with what it or its runtime said last, if
+# that is why.
+why_silent() {
+  local said
+  said=$(grep --extended-regexp '^FATAL|Fatal error' -- "$1" 2>/dev/null)
+  WHY='does not answer; see its log'
+  [[ -z $said ]] || WHY="cannot be started: ${said##*$'\n'}"
+}
+
+# The runtime's own process passes a TERM on to its program.
+terminate() { # NAME PID
+  kill -TERM "$2" 2>/dev/null
+}
+
+# destroy: what is below the runtime's own process first. Killed alone it would leave behind what serves
+# the image. All of them are in the session that it began.
+destroy() { # NAME PID
+  local path line below=()
+  for path in /proc/[0-9]*/stat; do
+    { read -r line <"$path"; } 2>/dev/null || continue
+    [[ ${line##*)} =~ ^\ .\ [0-9]+\ [0-9]+\ ([0-9]+)\  && ${BASH_REMATCH[1]} == "$2" && ${line%% *} != "$2" ]] || continue
+    below+=("${line%% *}")
+  done
+  (( ${#below[@]} == 0 )) || kill -KILL "${below[@]}" 2>/dev/null
+  ended "$2" 2 || kill -KILL "$2" 2>/dev/null
+}
+
+# stop NAME PID SECONDS: TERM to this one process, KILL when it does not end. Never a group and never a
+# whole step: that would also hit the process that serves a container's root file system.
+stop() {
+  kill -0 "$2" 2>/dev/null || return 0
+  terminate "$1" "$2"
+  ended "$2" "$3" && return 0
+  destroy "$1" "$2"
+  ended "$2" 2
+  return 1
+}
+
+begin_prometheus() {
+  WHY='apptainer is not on PATH of this node; load its module in the prologue of the site profile, or name its path under runtime.program'
+  first_program apptainer || return 1
+  image_is_there '/project/it'"'"'s/images/prometheus.sif' x86_64 4096 || return 1
+  sources_are_there /mnt/tier1 /mnt/tier2 "$RUN" "$DATA" || return 1
+  COMMAND=(setsid "$PROGRAM" exec --cleanenv --no-home --env=GOMAXPROCS=2 --env=GOMEMLIMIT=1GiB --bind=/mnt/tier1:/mnt/tier1:rw --bind=/mnt/tier2:/mnt/tier2:rw --bind="$RUN":"$RUN":ro --bind="$DATA":"$DATA":rw '/project/it'"'"'s/images/prometheus.sif' prometheus)
 }
 
 # fetch FOLDER SERVICE NODE URL KIND: one target into one file, and a line about it.
@@ -292,19 +363,17 @@ complain() { # SERVICE NODE WHY
 # configure: give the attempt its configuration, because Prometheus reads file_sd and the password
 # relative to it; with the lines that only Prometheus 3 understands if it is one.
 configure() {
-  local version lines=''
-  version=$("$PROGRAM" --version 2>&1)
-  [[ $version =~ version\ ([0-9]+)\. ]] && (( BASH_REMATCH[1] >= 3 )) && lines='s/# from 3: //'
+  local lines='s/# from 3: //'
   sed --expression="$lines" -- "$RUN/prometheus/prometheus.yml" >"$ATTEMPT/prometheus.yml"
 }
 
 launch() {
+  WHY="finds no free port from $PORT_FIRST to $PORT_LAST"
   if [[ -z $PORT ]]; then
     free_port || return 1
     PORT=$FREE_PORT
   fi
-  nice -n 19 env GOMAXPROCS=2 GOMEMLIMIT=1GiB \
-    "$PROGRAM" --config.file="$ATTEMPT/prometheus.yml" --storage.tsdb.path="$DATA" \
+  nice -n 19 "${COMMAND[@]}" --config.file="$ATTEMPT/prometheus.yml" --storage.tsdb.path="$DATA" \
     --storage.tsdb.retention.time=10y --web.config.file="$SECRETS/web.yml" \
     --web.listen-address="127.0.0.1:$PORT" --enable-feature=extra-scrape-metrics </dev/null >>"$LOG" 2>&1 &
   PROMETHEUS=$!
@@ -319,11 +388,11 @@ settle() {
   limit=$(( NOW + 10 * 1000 ))
   until get "http://127.0.0.1:$PORT/-/ready" --config "$SECRETS/curl.conf" >/dev/null 2>&1; do
     if ! kill -0 "$PROMETHEUS" 2>/dev/null; then
-      (( ++tries < 5 )) || return 1
+      (( ++tries < 5 )) || { why_silent "$LOG"; return 1; }
       PORT=
       launch || return 1
     fi
-    in_time "$limit" || return 1
+    in_time "$limit" || { why_silent "$LOG"; return 1; }
     sleep 0.05
   done
   event component_start component '"prometheus"' pid "$PROMETHEUS" port "$PORT" node_t "$NOW"
@@ -379,7 +448,7 @@ supervise() {
   if (( ++FAILED > RESTARTS )); then
     give_up "ended $(( RESTARTS + 1 )) times, last with status $status"
   elif ! { launch && settle; }; then
-    give_up 'cannot be started again; see logs/prometheus.log'
+    give_up "after it ended: $WHY"
   fi
 }
 
@@ -456,27 +525,30 @@ close_recording() {
   local clean=true
   trap '' TERM INT
   [[ -z $BRIDGE ]] || kill -TERM "$BRIDGE" 2>/dev/null
-  if [[ -n ${GONE-} ]] || ! stop "$PROMETHEUS" 10; then clean=false; fi
+  if [[ -n ${GONE-} ]] || ! stop prometheus "$PROMETHEUS" 10; then clean=false; fi
   checkpoint recording_closed clean "$clean"
   rm -rf -- "$SCRATCH_FOLDER"
 }
 
-first_program prometheus || {
-  give_up 'prometheus is not on PATH of this node'
-  exit 1
-}
 local_scratch || {
   give_up "no local scratch with $SCRATCH_BYTES free bytes among: ${SCRATCH[*]}"
   exit 1
 }
 # Below the scratch folder: the lock of Prometheus 3 has the name and the kind of the folder's own.
-readonly PROGRAM SCRATCH_FOLDER=$FOLDER DATA="$FOLDER/tsdb"
+readonly SCRATCH_FOLDER=$FOLDER DATA="$FOLDER/tsdb"
+mkdir -- "$DATA"
+begin_prometheus || {
+  give_up "$WHY"
+  rm -rf -- "$SCRATCH_FOLDER"
+  exit 1
+}
+cd -- "$DATA" || exit 1 # a container would also see the folder in which it is started
 FAILED=0
 PORT=''
 BRIDGE=''
 trap 'STOPPING=1' TERM INT
 configure
-if ! { launch && settle; }; then give_up 'does not answer; see logs/prometheus.log'; fi
+if ! { launch && settle; }; then give_up "$WHY"; fi
 
 now
 next=$(( NOW + 15000 ))

@@ -86,16 +86,6 @@ ended() {
   done
 }
 
-# stop PID SECONDS: TERM to this one process, KILL when it does not end. Never a group and never a
-# whole step: that would also hit the process that serves a container's root file system.
-stop() {
-  kill -TERM "$1" 2>/dev/null || return 0
-  ended "$1" "$2" && return 0
-  kill -KILL "$1" 2>/dev/null
-  ended "$1" 2
-  return 1
-}
-
 # await PID...: wait for children whatever signals arrive; returns the status of the last, which is
 # the number of a signal when one arrives at the wrong moment.
 await() {
@@ -163,6 +153,40 @@ free_port() {
     (exec 3<>"/dev/tcp/127.0.0.1/$FREE_PORT") 2>/dev/null || return 0
   done
   return 1
+}
+
+# why_silent LOG: sets WHY for a component that does not answer: with what it or its runtime said last, if
+# that is why.
+why_silent() {
+  local said
+  said=$(grep --extended-regexp '^FATAL|Fatal error' -- "$1" 2>/dev/null)
+  WHY='does not answer; see its log'
+  [[ -z $said ]] || WHY="cannot be started: ${said##*$'\n'}"
+}
+
+terminate() { # NAME PID
+  kill -TERM "$2" 2>/dev/null
+}
+
+destroy() { # NAME PID
+  kill -KILL "$2" 2>/dev/null
+}
+
+# stop NAME PID SECONDS: TERM to this one process, KILL when it does not end. Never a group and never a
+# whole step: that would also hit the process that serves a container's root file system.
+stop() {
+  kill -0 "$2" 2>/dev/null || return 0
+  terminate "$1" "$2"
+  ended "$2" "$3" && return 0
+  destroy "$1" "$2"
+  ended "$2" 2
+  return 1
+}
+
+begin_prometheus() {
+  WHY='prometheus is not on PATH of this node'
+  first_program prometheus || return 1
+  COMMAND=(env GOMAXPROCS=2 GOMEMLIMIT=1GiB "$PROGRAM")
 }
 
 # fetch FOLDER SERVICE NODE URL KIND: one target into one file, and a line about it.
@@ -293,18 +317,18 @@ complain() { # SERVICE NODE WHY
 # relative to it; with the lines that only Prometheus 3 understands if it is one.
 configure() {
   local version lines=''
-  version=$("$PROGRAM" --version 2>&1)
+  version=$("${COMMAND[@]}" --version 2>&1)
   [[ $version =~ version\ ([0-9]+)\. ]] && (( BASH_REMATCH[1] >= 3 )) && lines='s/# from 3: //'
   sed --expression="$lines" -- "$RUN/prometheus/prometheus.yml" >"$ATTEMPT/prometheus.yml"
 }
 
 launch() {
+  WHY="finds no free port from $PORT_FIRST to $PORT_LAST"
   if [[ -z $PORT ]]; then
     free_port || return 1
     PORT=$FREE_PORT
   fi
-  nice -n 19 env GOMAXPROCS=2 GOMEMLIMIT=1GiB \
-    "$PROGRAM" --config.file="$ATTEMPT/prometheus.yml" --storage.tsdb.path="$DATA" \
+  nice -n 19 "${COMMAND[@]}" --config.file="$ATTEMPT/prometheus.yml" --storage.tsdb.path="$DATA" \
     --storage.tsdb.retention.time=10y --web.config.file="$SECRETS/web.yml" \
     --web.listen-address="127.0.0.1:$PORT" --enable-feature=extra-scrape-metrics </dev/null >>"$LOG" 2>&1 &
   PROMETHEUS=$!
@@ -319,11 +343,11 @@ settle() {
   limit=$(( NOW + 10 * 1000 ))
   until get "http://127.0.0.1:$PORT/-/ready" --config "$SECRETS/curl.conf" >/dev/null 2>&1; do
     if ! kill -0 "$PROMETHEUS" 2>/dev/null; then
-      (( ++tries < 5 )) || return 1
+      (( ++tries < 5 )) || { why_silent "$LOG"; return 1; }
       PORT=
       launch || return 1
     fi
-    in_time "$limit" || return 1
+    in_time "$limit" || { why_silent "$LOG"; return 1; }
     sleep 0.05
   done
   event component_start component '"prometheus"' pid "$PROMETHEUS" port "$PORT" node_t "$NOW"
@@ -379,7 +403,7 @@ supervise() {
   if (( ++FAILED > RESTARTS )); then
     give_up "ended $(( RESTARTS + 1 )) times, last with status $status"
   elif ! { launch && settle; }; then
-    give_up 'cannot be started again; see logs/prometheus.log'
+    give_up "after it ended: $WHY"
   fi
 }
 
@@ -456,27 +480,30 @@ close_recording() {
   local clean=true
   trap '' TERM INT
   [[ -z $BRIDGE ]] || kill -TERM "$BRIDGE" 2>/dev/null
-  if [[ -n ${GONE-} ]] || ! stop "$PROMETHEUS" 10; then clean=false; fi
+  if [[ -n ${GONE-} ]] || ! stop prometheus "$PROMETHEUS" 10; then clean=false; fi
   checkpoint recording_closed clean "$clean"
   rm -rf -- "$SCRATCH_FOLDER"
 }
 
-first_program prometheus || {
-  give_up 'prometheus is not on PATH of this node'
-  exit 1
-}
 local_scratch || {
   give_up "no local scratch with $SCRATCH_BYTES free bytes among: ${SCRATCH[*]}"
   exit 1
 }
 # Below the scratch folder: the lock of Prometheus 3 has the name and the kind of the folder's own.
-readonly PROGRAM SCRATCH_FOLDER=$FOLDER DATA="$FOLDER/tsdb"
+readonly SCRATCH_FOLDER=$FOLDER DATA="$FOLDER/tsdb"
+mkdir -- "$DATA"
+begin_prometheus || {
+  give_up "$WHY"
+  rm -rf -- "$SCRATCH_FOLDER"
+  exit 1
+}
+cd -- "$DATA" || exit 1 # a container would also see the folder in which it is started
 FAILED=0
 PORT=''
 BRIDGE=''
 trap 'STOPPING=1' TERM INT
 configure
-if ! { launch && settle; }; then give_up 'does not answer; see logs/prometheus.log'; fi
+if ! { launch && settle; }; then give_up "$WHY"; fi
 
 now
 next=$(( NOW + 15000 ))

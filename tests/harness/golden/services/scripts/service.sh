@@ -90,16 +90,6 @@ ended() {
   done
 }
 
-# stop PID SECONDS: TERM to this one process, KILL when it does not end. Never a group and never a
-# whole step: that would also hit the process that serves a container's root file system.
-stop() {
-  kill -TERM "$1" 2>/dev/null || return 0
-  ended "$1" "$2" && return 0
-  kill -KILL "$1" 2>/dev/null
-  ended "$1" 2
-  return 1
-}
-
 # await PID...: wait for children whatever signals arrive; returns the status of the last, which is
 # the number of a signal when one arrives at the wrong moment.
 await() {
