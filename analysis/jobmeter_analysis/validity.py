@@ -34,7 +34,12 @@ WHOLE = 1 - 1e-9
 def validity(known: Attempt, phases: Sequence[Phase], table: pd.DataFrame) -> dict[str, Any]:
     """Return the manifest of an analysis, without the artifacts."""
     targets = [_target(target, known.phases) for target in known.targets]
-    reasons = [*_phase_reasons(known), *_target_reasons(known), *known.problems]
+    reasons = [
+        *_phase_reasons(known),
+        *_stack_reasons(known),
+        *_target_reasons(known),
+        *known.problems,
+    ]
     return {
         "schema_version": SCHEMA_VERSION,
         "state": _state(known, reasons),
@@ -53,6 +58,8 @@ def validity(known: Attempt, phases: Sequence[Phase], table: pd.DataFrame) -> di
         "phases_planned": list(known.manifest.phases),
         "phases_skipped": [str(e.fields.get("phase")) for e in known.log.named("phase_skipped")],
         "versions": _versions(known.targets),
+        "runtime": known.manifest.runtime,
+        "images": [asdict(image) for image in known.manifest.images],
         "job_source": _job_sources(known.targets),
         "monitoring": _monitoring_cost(table),
         "slurm": asdict(known.accounting) if known.accounting else None,
@@ -105,6 +112,18 @@ def _target_reasons(known: Attempt) -> list[str]:
         instead, why = event.fields.get("instead"), event.fields.get("why")
         source = f"{event.fields.get('service')}@{event.node}"
         reasons.append(f"{SOURCE_DEGRADED}: {instead} in place of {source}, which {why}")
+    return reasons
+
+
+def _stack_reasons(known: Attempt) -> list[str]:
+    """Return what the stack's own scripts said of what they could not start or keep."""
+    reasons = [
+        f"of the site's prologue failed: {event.fields.get('why')}"
+        for event in known.log.named("prologue_failed")
+    ]
+    for event in known.log.named("component_gave_up"):
+        component, why = event.fields.get("component"), event.fields.get("why")
+        reasons.append(f"{component}@{event.node} was given up: {why}")
     return reasons
 
 

@@ -15,6 +15,7 @@ from jobmeter_exporters.settings import Settings
 EXPORTERS = {
     "cgroup": "jobmeter_exporters.cgroup",
     "gateway": "jobmeter_exporters.gateway",
+    "helpers": "jobmeter_exporters.helpers",
     "hl-smi": "jobmeter_exporters.hl_smi",
     "logs": "jobmeter_exporters.logs",
     "nvidia": "jobmeter_exporters.nvidia",

@@ -166,6 +166,15 @@ class Plan:
         components = {"prometheus", *(target.component for target in self.node_targets)}
         return image_names(components | ({"exporters"} if self.found_exporters else set()))
 
+    @property
+    def own_options(self) -> tuple[str, ...]:
+        """Options of our exporters: the programs whose cost is known from themselves."""
+        if "helpers" not in self.started("exporters"):
+            return ()
+        starts = (self.starts["node_exporter"], self.starts["prometheus"])
+        names = {Path(program).name for start in starts for program in start.own_programs}
+        return tuple(word for name in sorted(names) for word in ("--helpers-known", name))
+
     def shown(self, path: str) -> str:
         """Return the word that shows a container a path of the node, itself a word of the shell."""
         return mount_word(self.runtime, Mount(path))
@@ -407,7 +416,10 @@ def _node_targets(
     if site.runtime.kind == "native":
         return tuple(targets)
     # No image has Slurm's commands, so whoever asks the controller runs beside the containers.
-    return tuple(replace(t, component="queue") if t.service == "queue" else t for t in targets)
+    contained = [replace(t, component="queue") if t.service == "queue" else t for t in targets]
+    if any(target.component == "exporters" for target in contained):
+        contained.append(NODE_TARGETS["helpers"])
+    return tuple(contained)
 
 
 def _rootfs(site: SiteProfile) -> tuple[str, ...]:

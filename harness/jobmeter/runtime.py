@@ -155,6 +155,11 @@ class Start:
         return (*self.before, ShellText('"$PROGRAM"'), *self.after)
 
     @property
+    def own_programs(self) -> tuple[str, ...]:
+        """What the component itself may be called, whatever starts it."""
+        return (self.image.program,) if self.image else self.programs
+
+    @property
     def image_word(self) -> str:
         """The path of the image as a word of the shell; empty without one."""
         return path_word(self.image.file) if self.image else ""

@@ -64,6 +64,7 @@ NODE_TARGETS = {
     for target in (
         NodeTarget("node", "node_exporter", "/metrics"),
         NodeTarget("cgroup", "exporters", "/metrics/cgroup"),
+        NodeTarget("helpers", "exporters", "/metrics/helpers"),
         NodeTarget("nvidia", "exporters", "/metrics/nvidia"),
         NodeTarget("hl-smi", "exporters", "/metrics/hl-smi"),
         # One question to the controller is enough for a job.

@@ -131,7 +131,7 @@ def _native(name: str, component: Component, site: SiteProfile, python: str) -> 
 
 
 def _expected(name: str, site: SiteProfile) -> ContainerImage:
-    file = f"{site.images.folder or '$JOBMETER_IMAGES'}/{name}.sif"
+    file = f"{site.images.folder or '/images.folder'}/{name}.sif"
     return ContainerImage(name, read_catalogue()[name].program, file, None, site.architecture)
 
 

@@ -535,7 +535,7 @@ END
 
 COMPONENTS+=(node_exporter)
 PAGES[node_exporter]='node=/metrics'
-OWN=(cgroup hl-smi)
+OWN=(cgroup hl-smi helpers)
 PAGES[exporters]=''
 for service in "${OWN[@]}"; do PAGES[exporters]+=" $service=/metrics/$service"; done
 choose_dcgm

@@ -500,7 +500,7 @@ END
 
 COMPONENTS+=(node_exporter)
 PAGES[node_exporter]='node=/metrics'
-OWN=(cgroup)
+OWN=(cgroup helpers)
 PAGES[exporters]=''
 for service in "${OWN[@]}"; do PAGES[exporters]+=" $service=/metrics/$service"; done
 choose_dcgm
