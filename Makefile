@@ -3,6 +3,7 @@
 # make test-truth  the arithmetic against simulated truth, ten thousand examples each (minutes)
 # make test-without-cgroups   the cluster's jobs again, on a Slurm that tracks processes by their parents
 # make test-second-cluster   the cluster's jobs again, on the newest Slurm, Python and Prometheus of Debian
+# make test-vllm   a real vLLM as a service, against its own client (ten minutes)
 # make lint   style, types and import directions alone
 # make bench  the measurements of benchmarks/README.md (minutes)
 # make clean  remove what these made
@@ -13,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROGRAMS := $(CURDIR)/.programs
 
-.PHONY: demo test test-truth test-without-cgroups test-second-cluster lint bench clean
+.PHONY: demo test test-truth test-without-cgroups test-second-cluster test-vllm lint bench clean
 
 demo: $(VENV)/.user
 	@programs=$$(tools/get-programs.sh $(PROGRAMS)) && \
@@ -39,6 +40,11 @@ test-second-cluster: $(VENV)/.dev
 	tools/get-second-root.sh $(PROGRAMS)/sid
 	tools/get-debian-base.sh $(PROGRAMS)/debian
 	JOBMETER_CLUSTER=sid $(BIN)/pytest tests/cluster tests/e2e
+
+test-vllm: $(VENV)/.dev
+	tools/install-test-packages.sh tests/cluster_packages.txt
+	tools/get-vllm.sh $(PROGRAMS)/vllm $(BIN)/python
+	JOBMETER_VLLM=1 $(BIN)/pytest tests/e2e/test_vllm.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

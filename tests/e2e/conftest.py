@@ -15,6 +15,9 @@ from testbed import Cluster
 
 # All tests run on the second cluster then.
 collect_ignore = ["test_second_cluster.py"] if second_root.chosen() else []
+if os.environ.get("JOBMETER_VLLM") != "1":
+    # Its environment takes minutes to make, and 3.5 GB: `make test-vllm`.
+    collect_ignore += ["test_vllm.py", "vllm"]
 
 JOBMETER = Path(sys.executable).parent / "jobmeter"
 
