@@ -127,7 +127,7 @@ def analyze_attempt(
     catalogue = load_catalogue()
     known = read_attempt(run, attempt, catalogue, recording)
     stretches = _stretches(known, phases, window)
-    table = _table(known, catalogue, stretches)
+    table = kpi_table(known, catalogue, stretches)
     return Analysis(table, validity(known, stretches, table))
 
 
@@ -145,11 +145,12 @@ def analyze_recording(recording: Recording, window: Window, origin: str) -> Anal
     """
     catalogue = load_catalogue()
     known = read_foreign(recording, window, WINDOW, catalogue, origin)
-    table = _table(known, catalogue, known.phases)
+    table = kpi_table(known, catalogue, known.phases)
     return Analysis(table, validity(known, known.phases, table))
 
 
-def _table(known: Attempt, catalogue: Catalogue, phases: Sequence[Phase]) -> pd.DataFrame:
+def kpi_table(known: Attempt, catalogue: Catalogue, phases: Sequence[Phase]) -> pd.DataFrame:
+    """Return the rows of ``catalogue`` for some phases of what was read of an attempt."""
     named = phases_named(catalogue)
     referred = [phase for phase in known.phases if phase.name in named]
     rows: dict[Phase, list[Row]] = {}

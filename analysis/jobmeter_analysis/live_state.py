@@ -221,7 +221,7 @@ def attempt_now(
         interval_s=manifest.interval_s,
         checkpoint_interval_s=manifest.checkpoint_interval_s,
         exit_code=code if isinstance(code, int) else None,
-        phases=_phases(manifest, log, at_ms, over=state in ("ended", "killed")),
+        phases=phases_now(manifest, log, at_ms, over=state in ("ended", "killed")),
         targets=_targets(targets, fetches, at_ms),
         components=_components(log),
         checkpoint=_checkpoint(log, at_ms),
@@ -280,9 +280,17 @@ def _limit_ms(log: EventLog) -> int | None:
     return None
 
 
-def _phases(
+def phases_now(
     manifest: RunManifest, log: EventLog, at_ms: int, *, over: bool
 ) -> tuple[PhaseNow, ...]:
+    """Return the phases of the plan, and others that began, as they are.
+
+    Args:
+        manifest: What was planned.
+        log: What the job said.
+        at_ms: Up to when a phase that runs has been running.
+        over: Whether the attempt is over.
+    """
     started = [str(event.fields.get("phase")) for event in log.named("phase_start")]
     names = dict.fromkeys([*manifest.phases, *started])
     return tuple(_phase(name, log, at_ms, over=over) for name in names)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from jobmeter import __version__
-from jobmeter.commands import doctor, health, images, status
+from jobmeter.commands import doctor, health, images, status, top
 from jobmeter.commands import site as site_commands
 from jobmeter.errors import InvalidRecordingError, JobmeterError, RunFolderError, SpecError
 from jobmeter.manifest import read_manifest
@@ -264,6 +264,7 @@ def export_command(
 app.command("doctor")(doctor.doctor_command)
 app.command("status")(status.status_command)
 app.command("health")(health.health_command)
+app.command("top")(top.top_command)
 
 
 @app.command(

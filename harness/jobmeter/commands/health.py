@@ -56,16 +56,18 @@ def health_command(
     """
     pause_s = _seconds(interval)
     look = _looking(target, password_file)
-    report = look()
-    _give(report, output_format, output, continuous=continuous)
+    code = 130
     try:
-        while continuous:
-            time.sleep(pause_s)
+        while True:
             report = look()
-            _give(report, output_format, output, continuous=True)
+            code = report.exit_code
+            _give(report, output_format, output, continuous=continuous)
+            if not continuous:
+                break
+            time.sleep(pause_s)
     except KeyboardInterrupt:
         pass
-    raise typer.Exit(report.exit_code)
+    raise typer.Exit(code)
 
 
 def _seconds(text: str) -> float:
