@@ -87,6 +87,9 @@ def _looking(target: str, password_file: Path | None) -> Callable[[], Report]:
 
         server = LiveServer(target, _password(password_file))
         return lambda: of_server(server, now_ms())
+    if "://" in target:
+        scheme = target.partition("://")[0]
+        raise SpecError(f"{scheme}://: no Prometheus answers so; give an http(s) URL or a folder")
     if password_file is not None:
         raise SpecError(f"--password-file {password_file}: only a URL needs one; leave it out")
     folder = Path(target)
