@@ -195,7 +195,7 @@ def _make(
         )
     verb = "pull" if definition_sha256 is None else "build"
     what = f"'jobmeter images {verb} {name}'"
-    with exclusive(shop.folder, what) as lock, workspace(shop.tmp, shop.folder) as room:
+    with exclusive(shop.folder, what), workspace(shop.tmp, shop.folder) as room:
         for place, option in (
             (shop.tmp, "images.tmp in the profile"),
             (shop.folder, "images.folder in the profile, or --folder"),
@@ -205,7 +205,7 @@ def _make(
         version = _Version(recipe, say)
         try:
             with space_errors(f"image {name}"):
-                _run(shop, name, make(room, partial), room, lock, version)
+                _run(shop, recipe, make(room, partial), room, version)
                 locked = _proved(shop, recipe, partial, version.found, definition_sha256)
                 known = locked_images(shop.folder)
                 write_images(shop.folder, {**known, name: locked})
@@ -236,16 +236,14 @@ class _Version:
             self._say(re.sub(r"^INFO:\s*", "", line.strip()))
 
 
-def _run(
-    shop: Workshop, name: str, command: tuple[str, ...], room: Path, lock: int, listen: Say
-) -> None:
+def _run(shop: Workshop, recipe: Recipe, command: tuple[str, ...], room: Path, listen: Say) -> None:
     """Run the program; its output is kept when it fails."""
-    log = log_path(shop.folder, name)
+    log = log_path(shop.folder, recipe.name)
     last: deque[str] = deque(maxlen=200)
     unpacked = room / "unpacked"
     unpacked.mkdir()
     environment = _environment(shop.cache, unpacked)
-    with log.open("w", encoding="utf-8") as handle:
+    with log.open("w", buffering=1, encoding="utf-8") as handle:
 
         def line(text: str) -> None:
             handle.write(text + "\n")
@@ -253,11 +251,9 @@ def _run(
             listen(text)
 
         line("+ " + shlex.join(command))
-        code = process.run_followed(
-            command, line, folder=room / "build", environment=environment, inherited=(lock,)
-        )
+        code = process.run_followed(command, line, folder=room / "build", environment=environment)
     if code != 0:
-        _fail(name, shop, code, list(last), log)
+        _fail(recipe, shop, code, list(last), log)
     log.unlink()
 
 
@@ -274,7 +270,8 @@ def _environment(cache: Path, tmp: Path) -> Mapping[str, str]:
     return both | squash
 
 
-def _fail(name: str, shop: Workshop, code: int, lines: list[str], log: Path) -> None:
+def _fail(recipe: Recipe, shop: Workshop, code: int, lines: list[str], log: Path) -> None:
+    name = recipe.name
     text = "\n".join(lines)
     if code in (130, 143):
         raise ImageError(f"image {name}: interrupted; nothing of it was kept")
@@ -284,7 +281,8 @@ def _fail(name: str, shop: Workshop, code: int, lines: list[str], log: Path) -> 
     said = fatal[-1] if fatal else next((x for x in reversed(lines) if x.strip()), "nothing")
     advice = ""
     if _UNREACHABLE.search(said):
-        advice = "; without internet build it from --base debian, or copy the folder from elsewhere"
+        offline = "build it from --base debian, or " if "debian" in recipe.image.bases else ""
+        advice = f"; without internet {offline}make it elsewhere and copy the folder"
     raise ImageError(
         f"image {name}: {shop.program.name} ended with {code}: {said}{advice}; the whole log: {log}"
     )

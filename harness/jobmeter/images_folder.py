@@ -8,6 +8,7 @@ import fcntl
 import getpass
 import hashlib
 import os
+import secrets
 import shutil
 import socket
 import stat
@@ -24,8 +25,11 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def partial_path(folder: Path, name: str) -> Path:
-    """Where an image lies until it is whole."""
-    return folder / f".partial-{name}.sif"
+    """Where an image lies until it is whole: a new name each time.
+
+    What a killed jobmeter started may go on for a while, and must not write into a later image.
+    """
+    return folder / f".partial-{name}-{secrets.token_hex(4)}.sif"
 
 
 def log_path(folder: Path, name: str) -> Path:
@@ -34,15 +38,12 @@ def log_path(folder: Path, name: str) -> Path:
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path, what: str) -> Iterator[int]:
+def exclusive(folder: Path, what: str) -> Iterator[None]:
     """Make ``folder`` if need be, and work in it alone; what a killed one left is removed.
 
     Args:
         folder: Of the images.
         what: What is done there, for whoever comes second.
-
-    Yields:
-        The descriptor of the lock; a program that inherits it holds it as long as it lives.
 
     Raises:
         ImageError: somebody else is at work there, or it cannot be written.
@@ -60,7 +61,7 @@ def exclusive(folder: Path, what: str) -> Iterator[int]:
         os.pwrite(handle, holder.encode(), 0)
         for path in folder.glob(".partial-*"):
             path.unlink()
-        yield handle
+        yield
         os.ftruncate(handle, 0)
     finally:
         os.close(handle)

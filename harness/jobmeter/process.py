@@ -90,7 +90,6 @@ def run_followed(
     *,
     folder: Path,
     environment: Mapping[str, str],
-    inherited: Sequence[int] = (),
 ) -> int:
     """Run ``command`` to its end, hand over each line it prints, and return its exit code.
 
@@ -101,7 +100,6 @@ def run_followed(
         line: Is called with each line of its output and errors.
         folder: Where it runs.
         environment: Variables to set beside our own.
-        inherited: Descriptors that it keeps open.
     """
     child = subprocess.Popen(  # noqa: S603 - a list of words, no shell
         list(command),
@@ -112,7 +110,6 @@ def run_followed(
         errors="replace",
         cwd=folder,
         env={**os.environ, **environment},
-        pass_fds=tuple(inherited),
     )
 
     def stay(_number: int, _frame: FrameType | None) -> None:

@@ -339,7 +339,7 @@ def _fields(image: LockedImage) -> dict[str, Any]:
 
 def _strays(place: Path, here: Mapping[str, LockedImage]) -> list[Path]:
     known = {image.file.name for image in here.values()}
-    return [path for path in sorted(place.glob("*.sif")) if path.name not in known]
+    return [path for path in sorted(place.glob("[!.]*.sif")) if path.name not in known]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
