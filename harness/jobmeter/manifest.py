@@ -17,6 +17,8 @@ from jobmeter.files import write_atomically
 SCHEMA_VERSION = 1
 
 Placement = Literal["every_node", "first_node"]
+RunKind = Literal["job", "attached", "hook"]
+"""How a run was started: submitted, into an allocation that was there, from the user's script."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class RunManifest:
         workload: Numbers of the job file that formulas of KPIs use.
         runtime: What the stack runs in: ``native`` or a container runtime.
         images: Those of its images, verified before the job was submitted.
+        kind: How it was started. The phases of an attached run and of a hook are not planned.
     """
 
     run_id: str
@@ -99,6 +102,7 @@ class RunManifest:
     workload: Mapping[str, float] = field(default_factory=dict)
     runtime: str = "native"
     images: tuple[UsedImage, ...] = ()
+    kind: RunKind = "job"
 
 
 def write_manifest(manifest: RunManifest, path: Path) -> None:

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from jobmeter.allocation import Allocation
 from jobmeter.errors import SiteError
-from jobmeter.manifest import Placement, PlannedTarget
+from jobmeter.manifest import Placement, PlannedTarget, RunKind
 from jobmeter.payload import (
     PayloadTarget,
     Placeholders,
@@ -69,6 +70,8 @@ PROMETHEUS_DISCOVERY_S = 10
 """Prometheus hands new targets to its scrapers at two ticks of 5 s each, whatever the interval."""
 
 LONGEST_SCRAPE_S = 10.0
+UNKNOWN_NODES = 0
+"""Of a hook, which may find itself in a job of any number."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ class Context:
         jobmeter_version: Written into the script.
         images: The images of the stack that were found, by name.
         prometheus_version: Of its image; None where only the node can tell.
+        kind: How the run is started.
+        allocation: What an attached run is put into.
     """
 
     run_id: str
@@ -94,6 +99,8 @@ class Context:
     jobmeter_version: str
     images: Mapping[str, ContainerImage] = field(default_factory=dict)
     prometheus_version: str | None = None
+    kind: RunKind = "job"
+    allocation: Allocation | None = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +151,10 @@ class Plan:
     service_steps: Mapping[str, tuple[str, ...]]
     phases: tuple[PlannedPhase, ...]
     workload: Mapping[str, float]
+    warning_s: int
+    kind: RunKind = "job"
+    allocation: Allocation | None = None
+    gpu_step: tuple[str, ...] = ()
     restarts: int = RESTARTS
     component_limit_s: int = COMPONENT_LIMIT_S
     close_limit_s: int = CLOSE_LIMIT_S
@@ -263,6 +274,7 @@ def make_plan(spec: JobSpec, site_name: str, site: SiteProfile, context: Context
     if not slurm:
         _check_local(spec, site_name, context)
     single_node = spec.resources.nodes == 1
+    submitted = context.kind == "job"
     placeholders = Placeholders(
         job_file=context.job_file,
         ports=tuple(spec.ports),
@@ -282,18 +294,20 @@ def make_plan(spec: JobSpec, site_name: str, site: SiteProfile, context: Context
         python=context.python,
         username=USERNAME,
         slurm=slurm,
-        nodes=spec.resources.nodes,
+        nodes=spec.resources.nodes if context.kind != "hook" else UNKNOWN_NODES,
         shebang=site.shebang,
-        sbatch_options=_sbatch_options(spec, site_name, site, context) if slurm else (),
+        sbatch_options=(
+            _sbatch_options(spec, site_name, site, context) if slurm and submitted else ()
+        ),
         prologue=tuple(site.prologue),
-        on_every_node=_sidecar_step(spec, site) if slurm else (),
+        on_every_node=_sidecar_step(spec, site, context.kind) if slurm else (),
         interval_s=duration_s(spec.monitoring.interval),
         checkpoint_interval_s=duration_s(spec.monitoring.checkpoint_interval),
         ready_limit_s=max(1, round(duration_s(spec.monitoring.ready_limit))),
         required=spec.monitoring.required,
-        analysis_at_end=spec.monitoring.analysis and slurm,
+        analysis_at_end=spec.monitoring.analysis and slurm and submitted,
         # Other nodes must reach the exporters; a single node keeps them on loopback.
-        listen_host="127.0.0.1" if single_node else "0.0.0.0",  # noqa: S104 - behind a password
+        listen_host=_listen_host(context.kind, single_node),
         target_host="127.0.0.1" if single_node else "",
         address_suffix=site.address_suffix,
         ports=site.ports,
@@ -320,9 +334,19 @@ def make_plan(spec: JobSpec, site_name: str, site: SiteProfile, context: Context
             one.label: _service_step(spec, site, devices=one.devices) if slurm else ()
             for one in services.every
         },
-        phases=phases_of(spec, placeholders),
+        phases=phases_of(spec, placeholders) if submitted else (),
         workload=numbers_of(spec.workload, spec.resources.nodes, spec.resources.gpus_per_node),
+        warning_s=site.warning_s,
+        kind=context.kind,
+        allocation=context.allocation,
+        gpu_step=_gpu_words(site, '"$SLURM_GPUS_ON_NODE"', devices=_sees_devices(spec)),
     )
+
+
+def _listen_host(kind: RunKind, single_node: bool) -> str:
+    if kind == "hook":
+        return "$LISTEN_HOST"
+    return "127.0.0.1" if single_node else "0.0.0.0"  # noqa: S104 - behind a password
 
 
 def _check_local(spec: JobSpec, site_name: str, context: Context) -> None:
@@ -360,18 +384,26 @@ def _sbatch_options(
     return (*options, *site.options, *asked.extra)
 
 
-def _sidecar_step(spec: JobSpec, site: SiteProfile) -> tuple[str, ...]:
-    """Return the srun words that run one process on every node beside everything else."""
-    nodes = spec.resources.nodes
-    exporters = spec.monitoring.exporters
-    devices = exporters == "auto" or bool(DEVICE_EXPORTERS.intersection(exporters))
+def _sidecar_step(spec: JobSpec, site: SiteProfile, kind: RunKind) -> tuple[str, ...]:
+    """Return the srun words that run one process on every node beside everything else.
+
+    How many nodes and GPUs there are is known to a hook only when it runs.
+    """
+    nodes, gpus = str(spec.resources.nodes), _devices_of_step(spec, site)
+    if kind == "hook":
+        nodes, gpus = '"${#NODES[@]}"', (ShellText('"${GPUS[@]}"'),)
     return (
         *_step(nodes),
         "--ntasks-per-node=1",
         "--cpus-per-task=1",
-        *_devices_of_step(spec, site, devices=devices),
+        *gpus,
         *site.step_options,
     )
+
+
+def _sees_devices(spec: JobSpec) -> bool:
+    exporters = spec.monitoring.exporters
+    return exporters == "auto" or bool(DEVICE_EXPORTERS.intersection(exporters))
 
 
 def _service_step(spec: JobSpec, site: SiteProfile, *, devices: bool) -> tuple[str, ...]:
@@ -380,23 +412,26 @@ def _service_step(spec: JobSpec, site: SiteProfile, *, devices: bool) -> tuple[s
     A step has as many as it asks for, whatever the job has (Slurm from 20.11 on).
     """
     return (
-        *_step(1),
+        *_step("1"),
         ShellText('--cpus-per-task="${SLURM_CPUS_ON_NODE:-1}"'),
         "--cpu-bind=none",
         *_devices_of_step(spec, site, devices=devices),
     )
 
 
-def _step(nodes: int) -> tuple[str, ...]:
+def _step(nodes: str) -> tuple[str, ...]:
     """Return the srun words of a step that takes nothing from the other steps of the job.
 
     Without ``--mem=0`` it is refused while another step holds the node's memory (Slurm 22.05 to
     26.05).
     """
-    return ("srun", "--overlap", "--mem=0", f"--nodes={nodes}", f"--ntasks={nodes}")
+    words = ("srun", "--overlap", "--mem=0", f"--nodes={nodes}", f"--ntasks={nodes}")
+    return tuple(map(ShellText, words))
 
 
-def _devices_of_step(spec: JobSpec, site: SiteProfile, *, devices: bool) -> tuple[str, ...]:
+def _devices_of_step(
+    spec: JobSpec, site: SiteProfile, *, devices: bool | None = None
+) -> tuple[str, ...]:
     """Return the srun words by which a step sees the GPUs of the job, and takes them from nobody.
 
     A step that asks for none sees none where the site constrains devices.
@@ -404,8 +439,12 @@ def _devices_of_step(spec: JobSpec, site: SiteProfile, *, devices: bool) -> tupl
     count = spec.resources.gpus_per_node
     if count == 0:
         return ()
+    return _gpu_words(site, str(count), devices=_sees_devices(spec) if devices is None else devices)
+
+
+def _gpu_words(site: SiteProfile, count: str, *, devices: bool) -> tuple[str, ...]:
     if devices:
-        return (site.gpu_option.format(count=count), "--gpu-bind=none")
+        return (ShellText(site.gpu_option.format(count=count)), "--gpu-bind=none")
     return ("--gpus-per-node=0",)
 
 

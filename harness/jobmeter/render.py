@@ -11,7 +11,6 @@ from jobmeter.plan import Plan
 from jobmeter.templating import render
 
 _SCRIPTS = {
-    "job.sbatch": "job.sbatch.j2",
     "scripts/node.sh": "node.sh.j2",
     "scripts/recorder.sh": "recorder.sh.j2",
 }
@@ -23,7 +22,11 @@ def render_files(plan: Plan) -> Mapping[str, str]:
     Raises:
         RenderError: a template asks for something the plan does not have.
     """
-    files = {path: render("sbatch", name, {"plan": plan}) for path, name in _SCRIPTS.items()}
+    first = ("scripts/control.sh", "control.sh.j2")
+    if plan.kind == "job":
+        first = ("job.sbatch", "job.sbatch.j2")
+    scripts = (first, *_SCRIPTS.items())
+    files = {path: render("sbatch", name, {"plan": plan}) for path, name in scripts}
     if plan.services.every:
         files["scripts/service.sh"] = render("sbatch", "service.sh.j2", {"plan": plan})
     files["prometheus/prometheus.yml"] = render(

@@ -54,9 +54,18 @@ def job_and_restart(attempt_name: str) -> tuple[str, int] | None:
     return (match[1], int(match[2] or 0)) if match is not None else None
 
 
+def ask(command: Sequence[str], timeout_s: float = 30.0) -> str:
+    """Return what ``command`` printed, with times in epoch seconds.
+
+    Raises:
+        SchedulerError: it failed; its own words are in the message.
+    """
+    return run(command, timeout_s=timeout_s, environment=_ENVIRONMENT, error=SchedulerError)
+
+
 def answer(command: Sequence[str], timeout_s: float = 30.0) -> str | None:
     """Return what ``command`` printed, with times in epoch seconds; None where it has no answer."""
     try:
-        return run(command, timeout_s=timeout_s, environment=_ENVIRONMENT, error=SchedulerError)
+        return ask(command, timeout_s)
     except SchedulerError:
         return None

@@ -26,7 +26,7 @@ def scontrol_command(job_id: str) -> tuple[str, ...]:
 
 def accounting_from_scontrol(stdout: str, wanted: Start) -> JobAccounting | None:
     """Read what ``scontrol_command`` printed; None when the job is now in another start."""
-    jobs = map(_words, stdout.splitlines())
+    jobs = map(words_of, stdout.splitlines())
     job = next((job for job in jobs if wanted.job_id in _ids(job)), None)
     if job is None:
         return None
@@ -67,7 +67,7 @@ def accounting_from_scontrol(stdout: str, wanted: Start) -> JobAccounting | None
     )
 
 
-def _words(line: str) -> dict[str, str]:
+def words_of(line: str) -> dict[str, str]:
     """Return the ``Name=value`` words of one line; of a name that is there twice, the first.
 
     A job's name may hold anything and stands first, so it is taken out; what may hold anything
