@@ -3,6 +3,7 @@
 The program ``apptainer`` is a stand-in here; tests/e2e/test_images.py has the real one.
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -44,15 +45,20 @@ def jobmeter(stand_in, tmp_path, home):
     }
     (tmp_path / "made.sif").write_bytes(sif(HERE))
 
+    children = []
+
     def start(*arguments, **more):
-        return subprocess.Popen(
+        child = subprocess.Popen(
             [JOBMETER, *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             cwd=tmp_path,
             env={**environment, **more},
+            start_new_session=True,
         )
+        children.append(child)
+        return child
 
     def run(*arguments, **more):
         child = start(*arguments, **more)
@@ -60,7 +66,11 @@ def jobmeter(stand_in, tmp_path, home):
         return subprocess.CompletedProcess(child.args, child.returncode, out, err)
 
     run.start = start
-    return run
+    yield run
+    for child in children:
+        with contextlib.suppress(ProcessLookupError):  # all of its session have ended
+            os.killpg(child.pid, signal.SIGKILL)
+        child.communicate()
 
 
 @pytest.fixture
