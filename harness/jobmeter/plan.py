@@ -179,9 +179,14 @@ class Plan:
 
     @property
     def own_options(self) -> tuple[str, ...]:
-        """Options of our exporters: the programs whose cost is known from themselves."""
-        if "helpers" not in self.started("exporters"):
-            return ()
+        """Options of our exporters that run on every node."""
+        started = self.started("exporters")
+        steps = ("--cgroup-steps", self.cgroup_steps) if "cgroup" in started else ()
+        return (*steps, *(self._known_programs if "helpers" in started else ()))
+
+    @property
+    def _known_programs(self) -> tuple[str, ...]:
+        """The options for the programs that tell of themselves what they cost."""
         starts = (self.starts["node_exporter"], self.starts["prometheus"])
         names = {Path(program).name for start in starts for program in start.own_programs}
         return tuple(word for name in sorted(names) for word in ("--helpers-known", name))

@@ -207,7 +207,7 @@ sources_are_there() {
 # that is why.
 why_silent() {
   local said
-  said=$(grep --extended-regexp '^FATAL|Fatal error' -- "$1" 2>/dev/null)
+  said=$(grep --extended-regexp '^(FATAL|Error)|Fatal error' -- "$1" 2>/dev/null)
   WHY='does not answer; see its log'
   [[ -z $said ]] || WHY="cannot be started: ${said##*$'\n'}"
 }
@@ -405,7 +405,7 @@ declare -A PID PORT FAILED GONE
 declare -A PAGES=() # of a component: service=path, separated by spaces
 COMPONENTS=()       # what runs on this node
 OWN=()              # our exporters among it, which are one component
-OWN_OPTIONS=(--cgroup-steps steps)
+OWN_OPTIONS=(--cgroup-steps steps --helpers-known node_exporter --helpers-known prometheus)
 
 # launch COMPONENT: start it on a port of its own, without waiting for it; where that cannot be, WHY
 # says why.

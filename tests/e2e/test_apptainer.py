@@ -1,0 +1,249 @@
+"""The stack inside Apptainer, as an unprivileged user of the second cluster runs it."""
+
+import json
+
+import debian_base
+import pytest
+import second_root
+from slurm_user import UNTIL_TOLD, User, kill, until
+from testbed import Cluster
+
+pytestmark = pytest.mark.cluster
+
+IMAGES = ("prometheus", "node-exporter", "exporters")
+SITE = """
+description: the second cluster, its stack in Apptainer
+inherits: generic-slurm
+runtime: {{kind: apptainer{more}}}
+images: {{folder: /home/hpc/images}}
+"""
+SLICE = f"""
+name: slice
+resources: {{nodes: 3, time: "00:10:00"}}
+monitoring: {{interval: 1s, checkpoint_interval: 2s}}
+phases:
+  - {{name: work, run: '{UNTIL_TOLD}'}}
+"""
+ALONE = """
+name: alone
+resources: {{nodes: 1, time: "00:05:00"{resources}}}
+monitoring: {{interval: 1s, required: {required}}}
+run: echo the payload ran
+"""
+HELPERS = ("Apptainer", "squashfuse", "node_exporter", "jobmeter_exporters", "prometheus")
+
+
+@pytest.fixture(scope="module")
+def cluster(installed):
+    missing = debian_base.missing()
+    if missing:
+        pytest.skip(f"no images can be built on this machine: {'; '.join(missing)}")
+    root = second_root.ROOT
+    with Cluster.start(root=root, binds=installed(root)) as cluster:
+        debian_base.give(cluster)
+        user = User(cluster)
+        user.jobmeter(
+            *("images", "build", *IMAGES, "--folder", "/home/hpc/images"),
+            *("--base", "debian", "--root", debian_base.INSIDE),
+            timeout_s=1800,
+        )
+        yield cluster
+
+
+@pytest.fixture
+def user(cluster):
+    cluster.wait_idle()
+    yield User(cluster)
+    cluster.run("scancel", "--signal=KILL", "--full", "--user=hpc", check=False)
+
+
+@pytest.fixture
+def site(user):
+    """Write the site profile, with what a test adds to its runtime, and return its path."""
+
+    def write(more=""):
+        return user.write("contained.yaml", SITE.format(more=f", {more}" if more else ""))
+
+    return write
+
+
+def stack_of(cluster, node=None):
+    """The command lines of the stack's processes, on one node or on all."""
+    return [
+        command
+        for command in cluster.pids(node).values()
+        if any(word in command for word in HELPERS) and "submit" not in command
+    ]
+
+
+def wait_until_nothing_is_left(cluster):
+    until(lambda: not stack_of(cluster), 60, lambda: str(stack_of(cluster)))
+
+
+def recorded(run):
+    """Until Prometheus's own samples have been copied twice."""
+    until(
+        lambda: len([e for e in run.events("checkpoint") if e["copied_bytes"] > 0]) >= 2,
+        60,
+        lambda: str(run.events()),
+    )
+
+
+def test_a_job_of_three_nodes_in_containers(user, site):
+    run = user.submit("slice.yaml", SLICE, site=site())
+    up = run.wait_for_event("targets_up", timeout_s=120)
+    assert (up["missing"], up["up"]) == ("", up["expected"])
+    run.wait_for_event("phase_start")
+    for node in user.cluster.nodes:
+        commands = stack_of(user.cluster, node)
+        # One of each container, of which the first node has three.
+        containers = 3 if node == "mel0001" else 2
+        assert len([c for c in commands if "runtime parent" in c]) == containers, commands
+    recorded(run)
+    run.enough()
+    run.wait_for_end()
+    wait_until_nothing_is_left(user.cluster)
+    report = run.table()
+    assert report.manifest["state"] == "complete", report.manifest["reasons"]
+    for node in user.cluster.nodes:
+        row = report.one("cpu_utilization_ratio_mean", phase="work", entity=node)
+        assert row["status"] in ("exact", "bounded")
+        assert report.one("memory_used_bytes_max", phase="work", entity=node)["value"] > 0
+    # Seen from inside its container, the job is the same.
+    assert report.one("job_memory_bytes_max", phase="work", entity="mel0002")["value"] > 0
+    (closed,) = run.events("recording_closed")
+    assert closed["clean"]
+    used = {image["name"]: image for image in report.manifest["images"]}
+    locked = json.loads((user.cluster.home / "images" / "images.lock.json").read_text())
+    assert set(used) == set(IMAGES)
+    for name, image in used.items():
+        assert image["sha256"] == locked["images"][name]["sha256"]
+        assert image["version"] == locked["images"][name]["version"]
+
+
+def test_the_helpers_of_the_runtime_are_part_of_the_cost(user, site):
+    run = user.submit("slice.yaml", SLICE, site=site())
+    run.wait_for_event("phase_start", timeout_s=120)
+    recorded(run)
+    run.enough()
+    run.wait_for_end()
+    report = run.table()
+    rows = report.find("monitoring_memory_bytes_max", phase="work", scope="service")
+    of = {row["entity"]: row["value"] for row in rows}
+    assert of["helpers@mel0002"] > 10e6
+    node = report.one("monitoring_memory_bytes_max", phase="work", scope="node", entity="mel0002")
+    assert node["value"] >= sum(v for name, v in of.items() if name.endswith("@mel0002")) * 0.999
+
+
+def test_a_cancelled_job_leaves_nothing_and_its_recording_is_read(user, site):
+    run = user.submit("slice.yaml", SLICE, site=site())
+    run.wait_for_event("phase_start", timeout_s=120)
+    recorded(run)
+    user.cluster.run("scancel", run.job_id)
+    run.wait_for_end()
+    wait_until_nothing_is_left(user.cluster)
+    report = run.table()
+    assert report.one("slurm_elapsed_seconds")["source"].endswith("CANCELLED")
+    assert report.one("memory_used_bytes_max", phase="work", entity="mel0002")["value"] > 0
+
+
+def test_a_killed_script_of_a_node_takes_its_containers_along(user, site):
+    run = user.submit("slice.yaml", SLICE, site=site())
+    run.wait_for_event("phase_start", timeout_s=120)
+    recorded(run)
+    kill(user, "mel0002", "scripts/node.sh", run.folder.name)
+    until(
+        lambda: not stack_of(user.cluster, "mel0002"),
+        60,
+        lambda: str(stack_of(user.cluster, "mel0002")),
+    )
+    run.enough()
+    run.wait_for_end()
+    wait_until_nothing_is_left(user.cluster)
+    row = run.table().one("cpu_utilization_ratio_mean", phase="work", entity="mel0002")
+    assert row["status"] != "exact"
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ("program: no-such-runtime", "no-such-runtime is not on PATH of this node; load its"),
+        ("binds: [/nowhere]", "'/nowhere' is to be bound into its container and is not on this"),
+        ("binds: ['$NOT_SET/data']", "'/data' is to be bound into its container and is not on"),
+        ("options: [--no-such-option]", "cannot be started: "),
+    ],
+)
+def test_a_stack_that_cannot_start_says_why_and_the_payload_runs(user, site, more, why):
+    text = ALONE.format(required="false", resources="")
+    run = user.submit("alone.yaml", text, site=site(more))
+    run.wait_for_end()
+    gave_up = {event["component"]: event["why"] for event in run.events("component_gave_up")}
+    assert set(gave_up) == {"prometheus", "node_exporter", "exporters"}
+    assert all(reason.startswith(why) for reason in gave_up.values()), gave_up
+    assert "the payload ran" in run.output
+    report = run.table(check=False)
+    assert any(why in str(reason) for reason in report.manifest["reasons"])
+
+
+def test_a_stack_that_is_required_and_cannot_start_keeps_the_payload_from_running(user, site):
+    text = ALONE.format(required="true", resources="")
+    run = user.submit("alone.yaml", text, site=site("binds: [/nowhere]"))
+    run.wait_for_end()
+    assert "the payload ran" not in run.output
+    assert "monitoring is required and not ready" in run.output
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda image: image.unlink(), "its image /home/hpc/images/{name} is not on this node"),
+        (
+            lambda image: image.write_bytes(image.read_bytes()[:-1]),
+            "its image /home/hpc/images/{name} has ",
+        ),
+    ],
+)
+def test_an_image_that_changed_after_the_submission_is_noticed(user, site, change, why):
+    text = ALONE.format(required="false", resources=", extra: [--hold]")
+    run = user.submit("alone.yaml", text, site=site())
+    (image,) = (user.cluster.home / "images").glob("node-exporter-*.sif")
+    whole = image.with_suffix(".whole")
+    whole.write_bytes(image.read_bytes())
+    try:
+        change(image)
+        user.cluster.run("scontrol", "release", run.job_id)
+        run.wait_for_end()
+    finally:
+        whole.rename(image)
+    (gave_up,) = run.events("component_gave_up")
+    assert gave_up["component"] == "node_exporter"
+    assert gave_up["why"].startswith(why.format(name=image.name))
+    assert "the payload ran" in run.output
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda lock: lock["images"].pop("exporters"), "image 'exporters' of the stack is not"),
+        (lambda lock: lock["images"]["prometheus"].update(sha256="0" * 64), "has sha256 "),
+        (lambda lock: lock["images"]["prometheus"].update(architecture="aarch64"), "is built for"),
+    ],
+)
+def test_a_job_with_the_wrong_images_is_refused_before_anything_is_written(
+    user, site, change, expected
+):
+    path = user.cluster.home / "images" / "images.lock.json"
+    whole = path.read_text()
+    lock = json.loads(whole)
+    change(lock)
+    before = sorted(user.cluster.home.glob("runs/*"))
+    job = user.write("alone.yaml", ALONE.format(required="false", resources=""))
+    try:
+        path.write_text(json.dumps(lock))
+        refused = user.jobmeter("submit", job, "--site", site(), check=False)
+    finally:
+        path.write_text(whole)
+    assert refused.returncode == 1
+    assert expected in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    assert sorted(user.cluster.home.glob("runs/*")) == before
