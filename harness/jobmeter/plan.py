@@ -36,6 +36,7 @@ from jobmeter.runtime import (
     mount_word,
     passed_prefix,
 )
+from jobmeter.service_starts import service_starts_of
 from jobmeter.services import PlannedServices, services_of
 from jobmeter.site import PortRange, SiteProfile
 from jobmeter.site_refusal import check_request
@@ -148,6 +149,7 @@ class Plan:
     logs: tuple[PlannedLog, ...]
     port_names: tuple[str, ...]
     services: PlannedServices
+    service_starts: Mapping[str, Start]
     service_steps: Mapping[str, tuple[str, ...]]
     phases: tuple[PlannedPhase, ...]
     workload: Mapping[str, float]
@@ -171,11 +173,13 @@ class Plan:
 
     @property
     def images_needed(self) -> tuple[str, ...]:
-        """The images that the stack runs in, sorted; none without containers."""
+        """Images of the list in which something of the job runs; none without containers."""
         if not self.contained:
             return ()
         components = {"prometheus", *(target.component for target in self.node_targets)}
-        return image_names(components | ({"exporters"} if self.found_exporters else set()))
+        stack = image_names(components | ({"exporters"} if self.found_exporters else set()))
+        theirs = {one.image for one in self.services.every if one.image and "/" not in one.image}
+        return tuple(sorted({*stack, *theirs}))
 
     @property
     def own_options(self) -> tuple[str, ...]:
@@ -335,6 +339,7 @@ def make_plan(spec: JobSpec, site_name: str, site: SiteProfile, context: Context
         logs=logs,
         port_names=tuple(port_variable(name) for name in spec.ports),
         services=services,
+        service_starts=service_starts_of(services, site, context.images),
         service_steps={
             one.label: _service_step(spec, site, devices=one.devices) if slurm else ()
             for one in services.every

@@ -251,6 +251,13 @@ def device_words(kind: RuntimeKind, vendor: Vendor) -> tuple[str, ...]:
     return _TABLE[kind].devices.get(vendor, ())
 
 
+def whole_node_words(kind: RuntimeKind) -> tuple[str, ...]:
+    """Return the words by which a container has all processors of the job on its node."""
+    if kind != "pyxis":
+        return ()
+    return (ShellText('--cpus-per-task="${SLURM_CPUS_ON_NODE:-1}"'), "--cpu-bind=none")
+
+
 def mount_word(kind: RuntimeKind, mount: Mount) -> str:
     """Return the word that shows a container a path of the node."""
     return ShellText(_TABLE[kind].mount + mount.text)
@@ -270,6 +277,7 @@ def container_start(
     variables: Mapping[str, str],
     mounts: Sequence[Mount],
     late_words: Sequence[str] = (),
+    passed: Sequence[str] = (),
 ) -> Start:
     """Return how the program of an image is started.
 
@@ -280,6 +288,7 @@ def container_start(
         variables: What the program finds in its environment.
         mounts: Paths of the node that it sees, beside those of the profile.
         late_words: Words of the shell that the script fills in.
+        passed: Variables of the script that pass beside those of every container, by name.
     """
     row = _TABLE[profile.kind]
     theirs = tuple(_mount_of(bind) for bind in profile.binds)
@@ -290,7 +299,7 @@ def container_start(
         after=(
             *row.command,
             *profile.options,
-            *_environment_words(profile, component, variables),
+            *_environment_words(profile, component, variables, passed),
             *(mount_word(profile.kind, mount) for mount in theirs),
             *late_words,
             *(mount_word(profile.kind, mount) for mount in mounts),
@@ -314,7 +323,10 @@ def _settings(variables: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _environment_words(
-    profile: RuntimeProfile, component: str, variables: Mapping[str, str]
+    profile: RuntimeProfile,
+    component: str,
+    variables: Mapping[str, str],
+    passed: Sequence[str],
 ) -> tuple[str, ...]:
     """Return the words for a container's environment.
 
@@ -323,5 +335,5 @@ def _environment_words(
     row = _TABLE[profile.kind]
     if row.variable:
         return tuple(f"{row.variable}{setting}" for setting in _settings(variables))
-    names = (*_settings(variables), *PASSED_VARIABLES, *profile.environment)
+    names = (*_settings(variables), *PASSED_VARIABLES, *profile.environment, *passed)
     return (ShellText(f'"--export={",".join(names)},JOBMETER_COMPONENT=$RUN_ID/{component}"'),)

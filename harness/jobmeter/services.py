@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from jobmeter.errors import SpecError
+from jobmeter.images_catalogue import read_catalogue
 from jobmeter.payload import Placeholders, PlannedLog
 from jobmeter.recipe import (
     MAIN_PORT,
@@ -59,7 +60,7 @@ class PlannedService:
     Args:
         label: Its ``service`` label: the name, of a replica with its number.
         name: In the job file.
-        image: Name of its image, None for a program on PATH.
+        image: Name or path of its image, None for a program on PATH.
         nodes: Which nodes of the job, the one that answers clients first.
         listen_host: Where it listens.
         ports: Names of its ports, the main one first.
@@ -202,11 +203,17 @@ def _planned(
             f"{where}.nodes: {service.nodes}, but a service by recipe {service.recipe!r} has one "
             "node; use 'replicas' for several servers"
         )
+    image = service.image or recipe.image
+    if image is not None and "/" not in image and image not in read_catalogue():
+        raise SpecError(
+            f"{where}.image: no image {image!r}; {nearest(image, list(read_catalogue()))}, or "
+            "write the path of a file"
+        )
     return tuple(
         PlannedService(
             label=name if service.replicas == 1 else f"{name}-{replica}",
             name=name,
-            image=service.image or recipe.image,
+            image=image,
             nodes=_nodes(service, replica, spec.resources.nodes, where),
             listen_host=listen,
             ports=(MAIN_PORT, *recipe.ports),

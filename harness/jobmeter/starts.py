@@ -105,7 +105,7 @@ def _start(
 ) -> Start:
     if site.runtime.kind == "native" or component.image is None:
         return _native(name, component, site, python)
-    image = images.get(component.image) or _expected(component.image, site)
+    image = images.get(component.image) or expected_image(component.image, site)
     return container_start(
         site.runtime,
         image,
@@ -130,7 +130,10 @@ def _native(name: str, component: Component, site: SiteProfile, python: str) -> 
     return Start((python,), (), ("-m", "jobmeter_exporters"), missing)
 
 
-def _expected(name: str, site: SiteProfile) -> ContainerImage:
+def expected_image(name: str, site: SiteProfile) -> ContainerImage:
+    """Return an image where nobody has looked: a path as it is, a name in the site's folder."""
+    if "/" in name:
+        return ContainerImage(name, "", name, None, site.architecture)
     file = f"{site.images.folder or '/images.folder'}/{name}.sif"
     return ContainerImage(name, read_catalogue()[name].program, file, None, site.architecture)
 

@@ -119,6 +119,11 @@ JOBS = {
             "resources": {"nodes": 2, "gpus_per_node": 4, "time": "00:30:00"},
             "monitoring": {"exporters": ["node", "cgroup", "hl-smi", "dcgm", "queue"]},
             "logs": {"own": {"file": "$SCRATCH/it's.log", "rules": "rules.yaml"}},
+            "services": {
+                "llm": {"recipe": "vllm", "model": "m", "environment": {"HF_HOME": "$SCRATCH/hf"}},
+                "other": {"recipe": "http", "image": "/data/other.sif", "command": ["serve", "x"]},
+                "bare": {"recipe": "ollama"},
+            },
             "run": "srun ./bench",
         },
     )

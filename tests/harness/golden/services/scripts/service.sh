@@ -168,6 +168,34 @@ tell() {
   printf '%s\n' "${line#?}"
 }
 
+# why_silent LOG: sets WHY for a component that does not answer: with what it or its runtime said last, if
+# that is why.
+why_silent() {
+  local said
+  said=$(grep --extended-regexp '^(FATAL|Error)|Fatal error' -- "$1" 2>/dev/null)
+  WHY='does not answer; see its log'
+  [[ -z $said ]] || WHY="cannot be started: ${said##*$'\n'}"
+}
+
+terminate() { # NAME PID
+  kill -TERM "$2" 2>/dev/null
+}
+
+destroy() { # NAME PID
+  kill -KILL "$2" 2>/dev/null
+}
+
+# stop NAME PID SECONDS: TERM to this one process, KILL when it does not end. Never a group and never a
+# whole step: that would also hit the process that serves a container's root file system.
+stop() {
+  kill -0 "$2" 2>/dev/null || return 0
+  terminate "$1" "$2"
+  ended "$2" "$3" && return 0
+  destroy "$1" "$2"
+  ended "$2" 2
+  return 1
+}
+
 # since VERSION: is the program of this version, or a later one? No, where it does not say its version.
 since() {
   local first
@@ -180,6 +208,7 @@ since() {
 METRICS_PORT=''
 METRICS_PATH=''
 KEY_VARIABLE=''
+PASSED='' # what a variable is called so that it passes into a container begins with this
 VERSION_COMMAND=()
 case $LABEL in
   vectors)
@@ -193,15 +222,15 @@ case $LABEL in
     VERSION_COMMAND=()
     set_environment() {
       :
-      export QDRANT__SERVICE__HOST="${SERVICE_HOST-}"
-      export QDRANT__SERVICE__HTTP_PORT="${SERVICE_PORT_HTTP-}"
-      export QDRANT__SERVICE__GRPC_PORT="${SERVICE_PORT_GRPC-}"
-      export QDRANT__STORAGE__STORAGE_PATH="${SERVICE_SCRATCH-}"/storage
-      export QDRANT__STORAGE__SNAPSHOTS_PATH="${SERVICE_SCRATCH-}"/snapshots
-      export QDRANT__TELEMETRY_DISABLED=true
+      export "${PASSED}"QDRANT__SERVICE__HOST="${SERVICE_HOST-}"
+      export "${PASSED}"QDRANT__SERVICE__HTTP_PORT="${SERVICE_PORT_HTTP-}"
+      export "${PASSED}"QDRANT__SERVICE__GRPC_PORT="${SERVICE_PORT_GRPC-}"
+      export "${PASSED}"QDRANT__STORAGE__STORAGE_PATH="${SERVICE_SCRATCH-}"/storage
+      export "${PASSED}"QDRANT__STORAGE__SNAPSHOTS_PATH="${SERVICE_SCRATCH-}"/snapshots
+      export "${PASSED}"QDRANT__TELEMETRY_DISABLED=true
     }
     set_command() {
-      COMMAND=(qdrant)
+      COMMAND=(setsid qdrant)
     }
     ;;
   small-0)
@@ -212,10 +241,10 @@ case $LABEL in
     VERSION_COMMAND=()
     set_environment() {
       :
-      export OLLAMA_HOST="${SERVICE_HOST-}":"${SERVICE_PORT_HTTP-}"
+      export "${PASSED}"OLLAMA_HOST="${SERVICE_HOST-}":"${SERVICE_PORT_HTTP-}"
     }
     set_command() {
-      COMMAND=(ollama serve)
+      COMMAND=(setsid ollama serve)
     }
     ;;
   small-1)
@@ -226,10 +255,10 @@ case $LABEL in
     VERSION_COMMAND=()
     set_environment() {
       :
-      export OLLAMA_HOST="${SERVICE_HOST-}":"${SERVICE_PORT_HTTP-}"
+      export "${PASSED}"OLLAMA_HOST="${SERVICE_HOST-}":"${SERVICE_PORT_HTTP-}"
     }
     set_command() {
-      COMMAND=(ollama serve)
+      COMMAND=(setsid ollama serve)
     }
     ;;
   llm)
@@ -243,16 +272,16 @@ case $LABEL in
     VERSION_COMMAND=(python3 -c 'from importlib.metadata import version; print(version('"'"'vllm'"'"'))')
     set_environment() {
       :
-      export VLLM_NO_USAGE_STATS=1
-      export DO_NOT_TRACK=1
-      export NCCL_SOCKET_IFNAME=ib0
+      export "${PASSED}"VLLM_NO_USAGE_STATS=1
+      export "${PASSED}"DO_NOT_TRACK=1
+      export "${PASSED}"NCCL_SOCKET_IFNAME=ib0
     }
     set_command() {
       if (( SERVICE_RANK > 0 )); then
-        COMMAND=(vllm serve "${MODELS-}"'/it'"'"'s a llama' --headless --tensor-parallel-size=8 --nnodes=2 --node-rank="${SERVICE_RANK-}" --master-addr="${SERVICE_HEAD-}" --master-port="${SERVICE_RENDEZVOUS-}" --seed=1)
+        COMMAND=(setsid vllm serve "${MODELS-}"'/it'"'"'s a llama' --headless --tensor-parallel-size=8 --nnodes=2 --node-rank="${SERVICE_RANK-}" --master-addr="${SERVICE_HEAD-}" --master-port="${SERVICE_RENDEZVOUS-}" --seed=1)
         return
       fi
-      COMMAND=(vllm serve "${MODELS-}"'/it'"'"'s a llama' --host="${SERVICE_HOST-}" --port="${SERVICE_PORT_HTTP-}" --tensor-parallel-size=8)
+      COMMAND=(setsid vllm serve "${MODELS-}"'/it'"'"'s a llama' --host="${SERVICE_HOST-}" --port="${SERVICE_PORT_HTTP-}" --tensor-parallel-size=8)
       if since 0.32; then COMMAND+=('--custom-histogram-buckets={"inter_token_latency": [0.0005, 0.001, 0.0015, 0.002, 0.0025, 0.003, 0.004, 0.005, 0.006, 0.007, 0.008, 0.009, 0.01, 0.0125, 0.015, 0.0175, 0.02, 0.025, 0.03, 0.035, 0.04, 0.05, 0.06, 0.075, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0], "request_latency": [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.5, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 60.0, 90.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0], "time_to_first_token": [0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 80.0, 160.0, 320.0, 640.0, 2560.0]}'); fi
       COMMAND+=(--nnodes=2 --node-rank="${SERVICE_RANK-}" --master-addr="${SERVICE_HEAD-}" --master-port="${SERVICE_RENDEZVOUS-}" --seed=1)
     }
@@ -262,7 +291,7 @@ case $LABEL in
     exit 1
     ;;
 esac
-readonly PORT_NAMES SERVICE_HOST READY_PATH READY_LIMIT_S METRICS_PORT METRICS_PATH KEY_VARIABLE VERSION_COMMAND
+readonly PORT_NAMES SERVICE_HOST READY_PATH READY_LIMIT_S METRICS_PORT METRICS_PATH KEY_VARIABLE PASSED VERSION_COMMAND
 readonly MARK="JOBMETER_SERVICE=$RUN_ID/${SLURM_JOB_ID:-local}/$LABEL/$SERVICE_RANK"
 
 # find_version: sets VERSION to what the program says, empty when it says nothing.
@@ -270,25 +299,27 @@ find_version() {
   local said
   VERSION=''
   (( ${#VERSION_COMMAND[@]} )) || return 0
-  said=$("${VERSION_COMMAND[@]}" 2>>"$LOG" </dev/null)
+  COMMAND=(env "${VERSION_COMMAND[0]}")
+  said=$("${COMMAND[@]}" "${VERSION_COMMAND[@]:1}" 2>>"$LOG" </dev/null)
   if [[ $said =~ [0-9]+(\.[0-9]+)+ ]]; then VERSION=${BASH_REMATCH[0]}; fi
 }
 
 launch() {
   local name
   for name in "${PORT_NAMES[@]}"; do
+    WHY='finds no free port'
     free_port || return 1
     declare -g "SERVICE_PORT_${name^^}=$FREE_PORT"
   done
   export JOBMETER_HOST="$SERVICE_HOST" JOBMETER_PORT="$SERVICE_PORT_HTTP"
-  set_command
+  set_command || return 1
   (
     umask "$PAYLOAD_UMASK"
     trap - TERM INT
-    export "${MARK?}"
-    [[ -z $KEY_VARIABLE ]] || export "$KEY_VARIABLE=$KEY"
+    export "${MARK?}" "$PASSED$MARK" "${PASSED}JOBMETER_HOST=$SERVICE_HOST" "${PASSED}JOBMETER_PORT=$SERVICE_PORT_HTTP"
+    [[ -z $KEY_VARIABLE ]] || export "$PASSED$KEY_VARIABLE=$KEY"
     set_environment
-    exec setsid "${COMMAND[@]}"
+    exec "${COMMAND[@]}"
   ) </dev/null >>"$LOG" 2>&1 &
   SERVER=$!
 }
@@ -368,7 +399,7 @@ await_ready() {
 
 # end_server: TERM to it alone, so that it can end its own in order; then whatever is left.
 end_server() {
-  stop "$SERVER" 10
+  stop "$LABEL" "$SERVER" 10
   kill -KILL -- "-$SERVER" 2>/dev/null
   wait "$SERVER" 2>/dev/null
 }
@@ -396,7 +427,7 @@ trap 'TOLD=1' TERM INT
 now
 BEGAN=$NOW
 find_version
-launch || { say FAILED 'finds no free port'; exit 1; }
+launch || { say FAILED "$WHY"; exit 1; }
 if (( SERVICE_RANK == 0 )); then
   await_ready
   case $? in

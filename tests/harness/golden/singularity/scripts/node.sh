@@ -321,6 +321,10 @@ logs_command() {
   absolute rules.yaml
   options+=(--logs-rules own="$ABSOLUTE")
   folder_is_shown "$ABSOLUTE"
+  absolute "$LOGS/service.bare.log"
+  options+=(--logs-follow bare="$ABSOLUTE")
+  folder_is_shown "$ABSOLUTE"
+  options+=(--logs-rules bare=ollama)
   begin_logs && own_arguments "$1" logs "${options[@]}"
 }
 

@@ -306,7 +306,7 @@ fetch_edges() {
 
 readonly ENDPOINTS="$ATTEMPT/endpoints"
 readonly ANNOUNCEMENT='^\{"schema": 1, "service": "([A-Za-z0-9_.-]+)", "node": "([A-Za-z0-9_.-]+)", "host": "([A-Za-z0-9_.:-]+)", "port": ([0-9]+), "path": "(/[A-Za-z0-9_./-]*)", "auth": "(none|basic)", "run_id": "([^"]*)"'
-readonly PLANNED=(node cgroup hl-smi dcgm queue logs helpers prometheus)
+readonly PLANNED=(node cgroup hl-smi dcgm queue logs helpers prometheus llm other bare)
 ANNOUNCED=''      # the files that were read last
 ANNOUNCED_TURNS=0 # of the loop since then
 declare -A ENDPOINT_SAID
