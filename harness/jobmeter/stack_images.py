@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from jobmeter import __version__
 from jobmeter.errors import ImageError
-from jobmeter.images import locked_images, sha256_of, verify
+from jobmeter.images import LockedImage, locked_images, sha256_of, verify
 from jobmeter.images_catalogue import read_catalogue
 from jobmeter.images_store import image_folder
 from jobmeter.manifest import UsedImage
 from jobmeter.runtime import ContainerImage
 from jobmeter.site import SiteProfile
+
+OURS = "exporters"
+"""The image that holds a part of jobmeter itself."""
 
 
 def verified_images(
@@ -21,7 +25,8 @@ def verified_images(
 
     Raises:
         ImageRequestError: the profile does not say where they are.
-        ImageError: one is missing, damaged, replaced, or for other nodes than the site's.
+        ImageError: one is missing, damaged, replaced, of another release of jobmeter, or for other
+            nodes than the site's.
     """
     if not names:
         return ()
@@ -35,6 +40,7 @@ def verified_images(
                 f"{folder}: image {name!r} of the stack is not there; make it with "
                 f"'jobmeter images build {name} --site {site_name}'"
             )
+        _check_release(locked[name], site_name)
         verify(locked[name], site.architecture)
     return tuple(
         UsedImage(
@@ -47,6 +53,15 @@ def verified_images(
         )
         for name, image in ((name, locked[name]) for name in names)
     )
+
+
+def _check_release(image: LockedImage, site_name: str) -> None:
+    """Refuse our own exporters of another release: the scripts ask for what these have."""
+    if image.name == OURS and image.version != __version__:
+        raise ImageError(
+            f"{image.file}: has the exporters of jobmeter {image.version}, this is {__version__}; "
+            f"make it again with 'jobmeter images build {image.name} --site {site_name}'"
+        )
 
 
 def _squashed(name: str, folder: Path, site: SiteProfile) -> UsedImage:

@@ -227,6 +227,7 @@ def test_an_image_that_changed_after_the_submission_is_noticed(user, site, chang
         (lambda lock: lock["images"].pop("exporters"), "image 'exporters' of the stack is not"),
         (lambda lock: lock["images"]["prometheus"].update(sha256="0" * 64), "has sha256 "),
         (lambda lock: lock["images"]["prometheus"].update(architecture="aarch64"), "is built for"),
+        (lambda lock: lock["images"]["exporters"].update(version="0.0.1"), "of jobmeter 0.0.1"),
     ],
 )
 def test_a_job_with_the_wrong_images_is_refused_before_anything_is_written(
