@@ -172,7 +172,7 @@ tell() {
 # that is why.
 why_silent() {
   local said
-  said=$(grep --extended-regexp '^(FATAL|Error)|Fatal error' -- "$1" 2>/dev/null)
+  said=$(grep --extended-regexp '^(FATAL|Error|jobmeter exporter: )|Fatal error' -- "$1" 2>/dev/null)
   WHY='does not answer; see its log'
   [[ -z $said ]] || WHY="cannot be started: ${said##*$'\n'}"
 }
