@@ -93,7 +93,7 @@ STATISTIC_KEYS: Mapping[str, Needs] = {
     "observed_quantile": Needs("histogram", ("metric", "quantile"), _HISTOGRAM),
     "observed_max": Needs("histogram", understood=_HISTOGRAM),
     "elapsed": Needs(needed=()),
-    "accounting": Needs(needed=("field",), understood=("hint",)),
+    "accounting": Needs(needed=("field",), understood=("hint", "attempts")),
     "formula": Needs(needed=("formula",), understood=("combine",)),
 }
 """Every statistic by name. ``statistics.STATISTICS`` has those that read metrics."""
@@ -147,6 +147,8 @@ class Kpi(_Model):
         since: When a counter was zero; see ``readings.Since``.
         field: Of ``jobmeter.accounting.JobAccounting``.
         hint: Whether Slurm only samples or estimates it.
+        attempts: What the numbers of several attempts become; by default they are not put
+            together but compared, unless the statistic says more (see ``merge``).
         spread: Which is better of two entities of the group; with it they are compared.
         optional: Whether a target without the metric gets no row at all.
         brief: Whether the table on a terminal shows it without being asked for everything.
@@ -177,6 +179,7 @@ class Kpi(_Model):
     since: Literal["process", "job", "boot"] = "process"
     field: str | None = None
     hint: bool = False
+    attempts: Combine | None = None
     spread: Literal["higher", "lower"] | None = None
     optional: bool = False
     brief: bool = False

@@ -25,6 +25,7 @@ from jobmeter_analysis.estimate import (
     scaled,
     total,
     unavailable,
+    weighted,
 )
 from jobmeter_analysis.gauge_statistics import COMBINED, last
 from jobmeter_analysis.readings import Seen, blocks, creations, seen_in
@@ -130,13 +131,7 @@ def finish_busy_share(measures: Sequence[Pair], kpi: Kpi) -> Estimate:
     del kpi
     shares = [share for share, _ in measures]
     weights = [whole.value if whole and share.available else 0.0 for share, whole in measures]
-    seen = sum(share.available for share in shares)
-    if len(shares) == 1 or not math.fsum(weights) > 0:
-        return averaged(shares)
-    unit = math.fsum(weights) / seen
-    return averaged(
-        [scaled(share, weight / unit) for share, weight in zip(shares, weights, strict=True)]
-    )
+    return averaged(shares) if len(shares) == 1 else weighted(shares, weights)
 
 
 def _of_job(subject: Subject, kpi: Kpi, tracks: tuple[Track, ...]) -> tuple[Track, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -117,6 +118,8 @@ def without_number(frame: pd.DataFrame) -> str:
 def headline(analysis: Analysis) -> str:
     """Return run, state, Slurm state and phases in one line."""
     manifest = analysis.manifest
+    if "attempts" in manifest:
+        return _headline_of_all(manifest)
     slurm = manifest["slurm"]
     accounted = f"Slurm {slurm['state']}" if slurm else "no Slurm accounting"
     if slurm and slurm["source"] == "attempt":
@@ -129,6 +132,20 @@ def headline(analysis: Analysis) -> str:
         f"phases {', '.join(phase['name'] for phase in manifest['phases']) or 'none'}",
     ]
     return " · ".join(parts)
+
+
+def _headline_of_all(manifest: Mapping[str, Any]) -> str:
+    names = [attempt["name"] for attempt in manifest["attempts"]]
+    states = Counter(attempt["slurm_state"] for attempt in manifest["attempts"])
+    told = [f"{count} {state}" for state, count in states.items() if state]
+    return " · ".join(
+        [
+            f"{manifest['run_id']} all {len(names)} attempts together: {', '.join(names)}",
+            f"recording {manifest['state']}",
+            f"Slurm {', '.join(told)}" if told else "no Slurm accounting",
+            f"phases {', '.join(phase['name'] for phase in manifest['phases']) or 'none'}",
+        ]
+    )
 
 
 def missing(analysis: Analysis) -> str:

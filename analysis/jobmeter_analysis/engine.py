@@ -45,7 +45,7 @@ from jobmeter_analysis.formula import Formula
 from jobmeter_analysis.gauge_statistics import COMBINED
 from jobmeter_analysis.recording import Recording
 from jobmeter_analysis.spread import spread
-from jobmeter_analysis.statistics import STATISTICS
+from jobmeter_analysis.statistics import STATISTICS, Measure
 from jobmeter_analysis.subjects import Scene, Subject
 from jobmeter_analysis.validity import validity
 from jobmeter_analysis.vocabulary import load_vocabulary
@@ -91,16 +91,37 @@ def _uncollected() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
+class PhaseNumbers:
+    """What is behind the rows of one phase: what it takes to put several attempts together.
+
+    Args:
+        phase: Of the attempt.
+        numbers: By KPI and scope, the numbers of its entities.
+        measures: By KPI, what its row of the whole job was made of.
+        counters: Counters of the payload of which there is no KPI, with their units.
+        clients: Of each number that a client measured itself: KPI, unit and entity.
+    """
+
+    phase: Phase
+    numbers: Numbers
+    measures: Mapping[str, Sequence[Measure]]
+    counters: Mapping[str, str]
+    clients: Sequence[tuple[str, str, str]]
+
+
+@dataclass(frozen=True)
 class Analysis:
     """The KPIs of one attempt.
 
     Args:
         table: One row per KPI, phase and entity, with exactly ``COLUMNS``; numbers are base units.
         manifest: What is to stand in MANIFEST.json beside the artifacts.
+        phases: What is behind the table, by phase.
     """
 
     table: pd.DataFrame
     manifest: Mapping[str, Any]
+    phases: tuple[PhaseNumbers, ...] = ()
 
 
 @_uncollected()
@@ -127,8 +148,9 @@ def analyze_attempt(
     catalogue = load_catalogue()
     known = read_attempt(run, attempt, catalogue, recording)
     stretches = _stretches(known, phases, window)
-    table = kpi_table(known, catalogue, stretches)
-    return Analysis(table, validity(known, stretches, table))
+    rows, numbers = _computed(known, catalogue, stretches)
+    table = table_of(rows)
+    return Analysis(table, validity(known, stretches, table), numbers)
 
 
 @_uncollected()
@@ -151,20 +173,53 @@ def analyze_recording(recording: Recording, window: Window, origin: str) -> Anal
 
 def kpi_table(known: Attempt, catalogue: Catalogue, phases: Sequence[Phase]) -> pd.DataFrame:
     """Return the rows of ``catalogue`` for some phases of what was read of an attempt."""
+    rows, _ = _computed(known, catalogue, phases)
+    return table_of(rows)
+
+
+def table_of(rows: Sequence[Row]) -> pd.DataFrame:
+    """Return ``rows`` as a frame with exactly ``COLUMNS``, also when there are none."""
+    table: pd.DataFrame = pd.DataFrame(rows, columns=list(COLUMNS)).astype(
+        {"value": float, "low": float, "high": float, "coverage": float, "samples": int}
+    )
+    return table
+
+
+def row_of(kpi: str, unit: str, phase: str, scope: str, entity: str, number: Estimate) -> Row:
+    """Return one row of the table."""
+    values = (
+        kpi,
+        unit,
+        phase,
+        scope,
+        entity,
+        number.value,
+        number.low,
+        number.high,
+        number.status,
+        number.coverage,
+        number.samples,
+        "+".join(sorted(number.sources)),
+        reason_text(number.reasons),
+    )
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def _computed(
+    known: Attempt, catalogue: Catalogue, phases: Sequence[Phase]
+) -> tuple[list[Row], tuple[PhaseNumbers, ...]]:
     named = phases_named(catalogue)
     referred = [phase for phase in known.phases if phase.name in named]
     rows: dict[Phase, list[Row]] = {}
+    behind: dict[Phase, PhaseNumbers] = {}
     elsewhere: dict[str, Numbers] = {}
     for phase in dict.fromkeys((*referred, *phases)):
         one = _Phase(known, catalogue, phase, elsewhere)
         rows[phase] = list(one.rows())
+        behind[phase] = one.behind
         if phase in referred:
-            elsewhere[phase.name] = one.numbers
-    wanted = [row for phase in phases for row in rows[phase]]
-    table: pd.DataFrame = pd.DataFrame(wanted, columns=list(COLUMNS)).astype(
-        {"value": float, "low": float, "high": float, "coverage": float, "samples": int}
-    )
-    return table
+            elsewhere[phase.name] = one.behind.numbers
+    return [row for phase in phases for row in rows[phase]], tuple(behind[one] for one in phases)
 
 
 def _stretches(
@@ -210,7 +265,17 @@ class _Phase:
         self._cpus = cpus_of_job(known.targets)
         self._unknown = unknown_to(catalogue, self._targets)
         self._elsewhere = elsewhere
-        self.numbers: Numbers = {}
+        self._numbers: Numbers = {}
+        self._measures: dict[str, Sequence[Measure]] = {}
+        self._counted: dict[str, str] = {}
+        self._told: list[tuple[str, str, str]] = []
+
+    @property
+    def behind(self) -> PhaseNumbers:
+        """What is behind the rows; complete when they have been yielded."""
+        return PhaseNumbers(
+            self._phase, self._numbers, self._measures, self._counted, tuple(self._told)
+        )
 
     def rows(self) -> Iterator[Row]:
         """Yield the rows, group by group; formulas find what was computed before them."""
@@ -288,7 +353,10 @@ class _Phase:
             yield self._row(name, kpi.unit, group.scope, entity.name, number, *entity.nodes)
         for scope in group.totals:
             for total, members in grouped(entities, scope, str(kpi.metric)).items():
-                number = statistic.finish([m for i in members for m in measures[i]], kpi)
+                parts = [m for i in members for m in measures[i]]
+                if scope == JOB:
+                    self._measures[name] = parts
+                number = statistic.finish(parts, kpi)
                 number = _honest(number, kpi, *(entities[i] for i in members))
                 nodes = [node for i in members for node in entities[i].nodes]
                 yield self._row(name, kpi.unit, scope, total, number, *nodes)
@@ -322,7 +390,7 @@ class _Phase:
 
     def _evaluated(self, formula: Formula, scope: str) -> dict[str, Estimate]:
         """Return what ``formula`` gives for each entity of ``scope`` that has any of its KPIs."""
-        named = [self.numbers.get((name, scope), {}) for name in sorted(formula.names)]
+        named = [self._numbers.get((name, scope), {}) for name in sorted(formula.names)]
         found = {}
         for entity in dict.fromkeys(entity for numbers in named for entity in numbers):
             number = formula.evaluate(self._operands(formula.names, scope, entity))
@@ -337,7 +405,7 @@ class _Phase:
             kpi, _, phase = name.partition("@")
             if kpi in self._known.manifest.workload:
                 numbers[name] = exact(self._known.manifest.workload[kpi])
-            known = self._elsewhere.get(phase, {}) if phase else self.numbers
+            known = self._elsewhere.get(phase, {}) if phase else self._numbers
             found = known[kpi, scope].get(entity) if (kpi, scope) in known else None
             if (kpi, scope) not in known:
                 found = known.get((kpi, "job"), {}).get(JOB)
@@ -348,7 +416,7 @@ class _Phase:
     def _put_together(self, name: str, combine: str, scope: str, total: str) -> dict[str, Estimate]:
         """Return by node, or for the job, what the numbers of the entities of ``scope`` become."""
         members: dict[str, list[Estimate]] = {}
-        for entity, number in self.numbers.get((name, scope), {}).items():
+        for entity, number in self._numbers.get((name, scope), {}).items():
             of = entity.partition("@")[2] if total == "node" else JOB
             members.setdefault(of, []).append(number)
         return {of: COMBINED[combine](numbers) for of, numbers in members.items()}
@@ -358,7 +426,8 @@ class _Phase:
         for said in self._known.clients.get(self._phase.name, ()):
             number = exact(said.value, 0, f"client: {said.tool}")
             yield self._row(said.kpi, said.unit, "job", said.entity, number)
-            server = self.numbers.get((said.kpi, "job"), {}).get(JOB)
+            self._told.append((said.kpi, said.unit, said.entity))
+            server = self._numbers.get((said.kpi, "job"), {}).get(JOB)
             if server is not None and server.available:
                 name = f"{said.kpi}_client_minus_server"
                 yield self._row(name, said.unit, "job", said.entity, minus(number, server))
@@ -376,6 +445,7 @@ class _Phase:
                 measured = [STATISTICS["increase"].measure(subject, kpi, self._scene)]
                 number = STATISTICS["increase"].finish(measured, kpi)
                 entity, node = str(target.name), target.name.node
+                self._counted[name] = kpi.unit
                 yield self._row(name, kpi.unit, "service", entity, number, node)
 
     def _row(
@@ -385,23 +455,8 @@ class _Phase:
             number = number.because(CLOCK_SKEW)
         if nodes and not self._known.recording_usable and _needs_recording(number):
             number = number.because(SOURCE_DEGRADED)
-        self.numbers.setdefault((kpi, scope), {}).setdefault(entity, number)
-        values = (
-            kpi,
-            unit,
-            self._phase.name,
-            scope,
-            entity,
-            number.value,
-            number.low,
-            number.high,
-            number.status,
-            number.coverage,
-            number.samples,
-            "+".join(sorted(number.sources)),
-            reason_text(number.reasons),
-        )
-        return dict(zip(COLUMNS, values, strict=True))
+        self._numbers.setdefault((kpi, scope), {}).setdefault(entity, number)
+        return row_of(kpi, unit, self._phase.name, scope, entity, number)
 
 
 def _honest(number: Estimate, kpi: Kpi, *entities: Entity) -> Estimate:

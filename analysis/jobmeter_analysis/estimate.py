@@ -8,6 +8,7 @@ promise of their parts: when every part lies in its interval for certain, so doe
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -39,6 +40,9 @@ ALLOCATION_UNKNOWN = "allocation_unknown"
 SHARED_NODE = "shared_node"
 OUTLIER = "outlier"
 DISAGREEMENT = "disagreement"
+ATTEMPT_MISSING = "attempt_missing"
+PHASE_NOT_BEGUN = "phase_not_begun"
+RESTARTS = "restarts"
 
 REASONS: dict[str, str] = {
     METRIC_ABSENT: "the target answered, and did not expose this metric",
@@ -64,6 +68,9 @@ REASONS: dict[str, str] = {
     SHARED_NODE: "the whole node, of which the job was given a part only",
     OUTLIER: "far from the others of its kind",
     DISAGREEMENT: "two ways to measure this differ by more than 5 %",
+    ATTEMPT_MISSING: "of several attempts at least one has no number of this; the others are in it",
+    PHASE_NOT_BEGUN: "of several attempts at least one never began the phase; the others are in it",
+    RESTARTS: "several attempts are tries of the same work, and all of them are in the number",
 }
 """Every reason code and what it means; the order is that of the ``reason`` column."""
 
@@ -255,6 +262,20 @@ def scaled(number: Estimate, factor: float) -> Estimate:
 def averaged(parts: Sequence[Estimate]) -> Estimate:
     """Return the mean over parts of what cannot be added up, of those that are available."""
     return _over_available(parts, lambda numbers: math.fsum(numbers) / len(numbers))
+
+
+def weighted(parts: Sequence[Estimate], weights: Sequence[float]) -> Estimate:
+    """Return the mean over parts, each counted with its weight, of those that are available."""
+    seen = [weight for part, weight in zip(parts, weights, strict=True) if part.available]
+    if not math.fsum(seen) > 0:
+        return averaged(parts)
+    unit = math.fsum(seen) / len(seen)
+    return averaged([scaled(p, weight / unit) for p, weight in zip(parts, weights, strict=True)])
+
+
+def median_of(parts: Sequence[Estimate]) -> Estimate:
+    """Return the median over parts, of those that are available."""
+    return _over_available(parts, statistics.median)
 
 
 def largest_of(parts: Sequence[Estimate]) -> Estimate:

@@ -36,6 +36,7 @@ from jobmeter_analysis.catalogue import Scope, load_catalogue
 from jobmeter_analysis.engine import Analysis, analyze_attempt, analyze_recording
 from jobmeter_analysis.estimate import STATUSES
 from jobmeter_analysis.foreign import named_targets as with_node_and_service
+from jobmeter_analysis.merged_run import MERGED, analyze_all
 from jobmeter_analysis.recording import (
     NO_SAMPLE,
     Recording,
@@ -62,6 +63,8 @@ class _Material(Protocol):
 
     def analyze(self) -> Analysis: ...
 
+    def analyze_all(self) -> Mapping[str, Analysis]: ...
+
     def recorded(self, selectors: Sequence[Selector], span: Window | None) -> list[Series]: ...
 
     def edges(self, wanted: Callable[[str], bool]) -> Mapping[TargetName, Sequence[Edge]]: ...
@@ -80,6 +83,9 @@ class _Attempt:
 
     def analyze(self) -> Analysis:
         return analyze_attempt(self.run, self.paths)
+
+    def analyze_all(self) -> Mapping[str, Analysis]:
+        return analyze_all(self.run)
 
     def recorded(self, selectors: Sequence[Selector], span: Window | None) -> list[Series]:
         try:
@@ -111,6 +117,9 @@ class _Foreign:
 
     def analyze(self) -> Analysis:
         return analyze_recording(self.recording, self.window, self.origin)
+
+    def analyze_all(self) -> Mapping[str, Analysis]:
+        raise ValueError("a recording without a run folder has no attempts; leave 'attempt' out")
 
     def recorded(self, selectors: Sequence[Selector], span: Window | None) -> list[Series]:
         return with_node_and_service(_read(self.recording, selectors, span or self.window))
@@ -185,6 +194,17 @@ class Run:
     def _analysis(self) -> Analysis:
         return self._material.analyze()
 
+    @cached_property
+    def _of_every_attempt(self) -> pd.DataFrame:
+        """The tables of all attempts and of all together, with the attempt as first column."""
+        tables = []
+        for name, analysis in self._material.analyze_all().items():
+            table = analysis.table.copy()
+            table.insert(0, "attempt", pd.Series(name, table.index, dtype="str"))
+            tables.append(table)
+        every: pd.DataFrame = pd.concat(tables, ignore_index=True)
+        return every
+
     @property
     def manifest(self) -> Mapping[str, Any]:
         """What MANIFEST.json says, computed now: ``state``, ``reasons``, ``targets``, ``phases``.
@@ -206,6 +226,7 @@ class Run:
         status: Filter = None,
         kpi: Filter = None,
         entity: Filter = None,
+        attempt: Filter = None,
     ) -> pd.DataFrame:
         """Return the KPI table: one row per KPI, phase and entity.
 
@@ -218,6 +239,9 @@ class Run:
             status: ``exact``, ``bounded``, ``estimated``, ``unavailable``.
             kpi: Names of KPIs (docs/kpis.md).
             entity: Names of nodes, ``service@node``, devices; ``job`` for the job itself.
+            attempt: Names of attempts, or ``merged`` for all of them put together; the frame then
+                has a first column ``attempt``. Without it, the rows are those of ``Run.attempt``.
+                Every attempt is analysed when this is first asked.
 
         Returns:
             A frame with these columns:
@@ -238,7 +262,7 @@ class Run:
             ValueError: a name that is not known; the message has the nearest one.
             RunFolderError: the attempt left nothing that can be read.
         """
-        table = self._analysis.table
+        table = self._analysis.table if attempt is None else self._of_every_attempt
         computed = {name for group in load_catalogue().values() for name in group.kpis}
         known: dict[str, tuple[Filter, Iterable[str]]] = {
             "phase": (phase, table["phase"]),
@@ -246,6 +270,7 @@ class Run:
             "status": (status, STATUSES),
             "kpi": (kpi, computed.union(table["kpi"])),
             "entity": (entity, table["entity"]),
+            "attempt": (attempt, (*self.attempts, MERGED)),
         }
         for column, (wanted, names) in known.items():
             if wanted is not None:

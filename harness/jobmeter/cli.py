@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from jobmeter import __version__
+from jobmeter.commands import attempts as attempts_command
 from jobmeter.commands import doctor, health, images, status, top
 from jobmeter.commands import site as site_commands
 from jobmeter.errors import InvalidRecordingError, JobmeterError, RunFolderError, SpecError
@@ -120,7 +121,7 @@ def submit_command(
 ) -> None:
     """Submit a job to Slurm; prints the run directory and the job id.
 
-    With --wait the exit code is the job's.
+    With --wait the exit code is the job's, of an array the largest of its tasks.
     """
     from jobmeter import launch, slurm, slurm_accounting
 
@@ -141,15 +142,16 @@ def submit_command(
     except KeyboardInterrupt:
         _say(f"job {job_id} goes on; later: jobmeter analyze {paths.run}")
         raise typer.Exit(130) from None
-    code = 1
-    for attempt in _attempts_of(paths):
+    attempts = _attempts_of(paths)
+    codes: dict[str, int] = {}
+    for attempt in attempts:
         accounting = slurm_accounting.refresh_accounting(attempt, settle=True)
         if accounting is not None and accounting.exit_code is not None:
-            code = accounting.exit_code
-            if code == 0 and accounting.state != "COMPLETED":
-                code = 1
-        _show(_analyzed(paths, attempt, attempt.report), all_columns)
-    raise typer.Exit(code)
+            failed = accounting.exit_code == 0 and accounting.state != "COMPLETED"
+            codes[attempt.task] = 1 if failed else accounting.exit_code
+    for analysis in attempts_command.analyses(paths, attempts):
+        _show(analysis, all_columns)
+    raise typer.Exit(max(codes.values(), default=1))
 
 
 @app.command("render")
@@ -196,10 +198,16 @@ def analyze_command(
         Path | None,
         typer.Option("--out", help="Write the report here instead of into the run directory."),
     ] = None,
+    attempt: Annotated[
+        str | None,
+        typer.Option("--attempt", help="Only this attempt; 'last' is the last try of each task."),
+    ] = None,
     all_columns: AllColumns = False,
 ) -> None:
     """Compute the KPI table of a run, write it, and print it.
 
+    Of several attempts (an array, a requeue) each has a table, and at last all together have one;
+    in formats for programs only that one is printed.
     Of a recording without a run folder (--source) nothing is written unless --out says where.
     Exits with 3 when the job file required a valid recording and it is not.
     """
@@ -210,23 +218,23 @@ def analyze_command(
     if isinstance(asked, str):
         if window is None:
             raise SpecError("--source needs a window; add --start and --end")
+        if attempt is not None:
+            raise SpecError("--source has no attempts; leave --attempt out")
         _give(_analyzed_source(asked, window, out), output_format, all_columns)
         return
-    paths, attempts = _find(asked)
-    if out is not None and len(attempts) > 1:
-        names = ", ".join(str(attempt.attempt) for attempt in attempts)
-        raise SpecError(
-            f"--out {out}: {asked} has {len(attempts)} attempts, whose reports would replace "
-            f"each other; give one of {names}"
-        )
-    required = read_manifest(paths.manifest).required
+    paths, found = _find(asked)
+    attempts = attempts_command.chosen(found, attempt)
+    for one in attempts:
+        refresh_accounting(one)
     states = set()
-    for attempt in attempts:
-        refresh_accounting(attempt)
-        report = attempt.report if window is None else None
-        analysis = _analyzed(paths, attempt, out or report, phase, window)
-        _give(analysis, output_format, all_columns)
+    for analysis in attempts_command.analyses(
+        paths, attempts, out=out, phases=phase, window=window
+    ):
         states.add(analysis.manifest["state"])
+        is_last = len(attempts) == 1 or "attempts" in analysis.manifest
+        if output_format is Format.TABLE or is_last:
+            _give(analysis, output_format, all_columns)
+    required = read_manifest(paths.manifest).required
     if required and states != {"complete"}:
         raise InvalidRecordingError(
             f"{run}: the recording is not valid and was required to be; see MANIFEST.json"

@@ -26,6 +26,15 @@ class AttemptPaths:
         return self.attempt.name
 
     @property
+    def task(self) -> str:
+        """What this is a try of: the name without the restart.
+
+        >>> AttemptPaths(Path("attempts/12_3.r1")).task
+        '12_3'
+        """
+        return self.name.partition(".")[0]
+
+    @property
     def events(self) -> Path:
         """Append-only facts from the job, one JSON object per line."""
         return self.attempt / "events.jsonl"
@@ -118,6 +127,11 @@ class RunPaths:
     def attempt(self, name: str) -> AttemptPaths:
         """The folder of the attempt called ``name``."""
         return AttemptPaths(self.attempts / name)
+
+    @property
+    def report(self) -> Path:
+        """KPI tables of all attempts together, where there are several."""
+        return self.run / "report"
 
     def all_attempts(self) -> tuple[AttemptPaths, ...]:
         """Every attempt that has started so far: by job id, array task, component, restart."""

@@ -1,6 +1,5 @@
 """The command line as a user meets it: exit codes, one line for an error, quick help."""
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +7,6 @@ from pathlib import Path
 import pytest
 
 JOBMETER = Path(sys.executable).parent / "jobmeter"
-RECORDED = Path(__file__).parents[1] / "fixtures" / "runs" / "training"
 
 
 def jobmeter(*arguments, cwd=None):
@@ -58,6 +56,11 @@ def test_a_wrong_job_file_ends_with_2_and_one_line(command, tmp_path):
         (("analyze", "--source", "x"), 2, "--source needs a window"),
         (("analyze", "--source", "x", "--phase", "a"), 2, "--source has no phases"),
         (
+            ("analyze", "--source", "x", "--start", "5", "--end", "6", "--attempt", "last"),
+            2,
+            "--source has no attempts",
+        ),
+        (
             ("analyze", ".", "--phase", "a", "--start", "5", "--end", "6"),
             2,
             "--phase and --start/--end exclude each other",
@@ -67,17 +70,6 @@ def test_a_wrong_job_file_ends_with_2_and_one_line(command, tmp_path):
 def test_wrong_usage_gets_an_answer(arguments, code, expected, tmp_path):
     (tmp_path / "job.yaml").write_text("run: x\n")
     assert expected in one_line(jobmeter(*arguments, cwd=tmp_path), code)
-
-
-def test_reports_of_several_attempts_do_not_replace_each_other(tmp_path):
-    (recorded,) = RECORDED.iterdir()
-    (tmp_path / "run" / "attempts" / "7").mkdir(parents=True)
-    (tmp_path / "run" / "attempts" / "7.r1").mkdir()
-    shutil.copy(recorded / "run.json", tmp_path / "run")
-    line = one_line(jobmeter("analyze", "run", "--out", "report", cwd=tmp_path), 2)
-    assert "run has 2 attempts" in line
-    assert line.endswith("attempts/7.r1")
-    assert not (tmp_path / "report").exists()
 
 
 @pytest.mark.parametrize(
