@@ -203,7 +203,10 @@ processes_of() {
 }
 
 terminate() { # NAME PID
+  local name=''
   processes_of "$1"
+  { read -r name <"/proc/$2/comm"; } 2>/dev/null
+  [[ $name == srun ]] || PROCESSES+=("$2") # a service that has no container
   (( ${#PROCESSES[@]} == 0 )) || kill -TERM "${PROCESSES[@]}" 2>/dev/null
 }
 
