@@ -108,6 +108,15 @@ def _off(value: object) -> object:
     return "off" if value is False else value
 
 
+def _one_group(value: object) -> object:
+    if isinstance(value, list):
+        raise ValueError(
+            "a list asks for a heterogeneous job, which is not supported yet; write one mapping "
+            "that suits every node, or a job for each group"
+        )
+    return value
+
+
 Name = Annotated[str, AfterValidator(_checked_name)]
 Duration = Annotated[str, AfterValidator(_checked_duration)]
 TimeLimit = Annotated[str, AfterValidator(_checked_time)]
@@ -206,7 +215,7 @@ class JobSpec(strict.StrictModel):
     """A whole job file."""
 
     name: Name | None = None
-    resources: Resources = Field(default_factory=Resources)
+    resources: Annotated[Resources, BeforeValidator(_one_group)] = Field(default_factory=Resources)
     monitoring: Monitoring = Field(default_factory=Monitoring)
     ports: list[PortName] = Field(default_factory=list)
     metrics: dict[Name, Line] = Field(default_factory=dict)

@@ -143,6 +143,10 @@ WRONG = {
         "run: x\nresources: {nodes: 3}",
         "resources.nodes: 3 nodes on site 'local', which is one machine",
     ),
+    "groups of a heterogeneous job": (
+        "run: x\nresources: [{nodes: 1, gpus_per_node: 4}, {nodes: 2}]",
+        "resources: a list asks for a heterogeneous job, which is not supported yet",
+    ),
     "short sbatch option": (
         "run: x\nresources: {extra: [-x]}",
         "resources.extra[0]: '-x' is not a long sbatch option",
