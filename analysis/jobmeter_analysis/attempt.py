@@ -130,7 +130,8 @@ def read_attempt(
         recording_problems = [p for p in recording_problems if not p.endswith(NO_SAMPLE)]
     nodes, nodes_known = _nodes(manifest, log, series, edges)
     job_start = next((event.time_ms for event in log.named("job_start")), None)
-    local = attempt.name.split(".")[0] == LOCAL
+    # Of a job that was there before its recording, the groups did not begin with it.
+    began_before = attempt.name.split(".")[0] == LOCAL or manifest.kind != "job"
     offsets = clock_offsets_ms(series)
     clocks = clocks_of(offsets)
     if nodes_known:
@@ -138,7 +139,7 @@ def read_attempt(
     builders = _builders(manifest, nodes, log, edges, vocabulary)
     _fill(builders, series, edges)
     targets = tuple(
-        builder.build(None if local else job_start, clocks.get(name.node, UNKNOWN_CLOCK))
+        builder.build(None if began_before else job_start, clocks.get(name.node, UNKNOWN_CLOCK))
         for name, builder in builders.items()
     )
     last_fact = _last_fact_ms(log, targets)

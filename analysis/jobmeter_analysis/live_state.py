@@ -310,7 +310,7 @@ def _phase(name: str, log: EventLog, at_ms: int, *, over: bool) -> PhaseNow:
         return PhaseNow(name, state, start.time_ms, (at_ms - start.time_ms) / 1000, None, signal)
     code = end.fields.get("exit_code")
     code = code if isinstance(code, int) else None
-    state = "interrupted" if signal else "done" if code == 0 else "failed"
+    state = "interrupted" if signal else "failed" if code else "done"
     seconds = (end.time_ms - start.time_ms) / 1000
     return PhaseNow(name, state, start.time_ms, seconds, code, signal)
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from jobmeter import __version__
+from jobmeter.commands import attach, doctor, health, hook, images, status, top
 from jobmeter.commands import attempts as attempts_command
-from jobmeter.commands import doctor, health, images, status, top
 from jobmeter.commands import site as site_commands
 from jobmeter.errors import InvalidRecordingError, JobmeterError, RunFolderError, SpecError
 from jobmeter.manifest import read_manifest
@@ -269,6 +269,10 @@ def export_command(
     typer.echo(f"{done.samples} samples of {done.series} series in {to}")
 
 
+app.command("attach")(attach.attach_command)
+app.command("mark")(attach.mark_command)
+app.command("detach")(attach.detach_command)
+app.command("hook")(hook.hook_command)
 app.command("doctor")(doctor.doctor_command)
 app.command("status")(status.status_command)
 app.command("health")(health.health_command)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import secrets
 import sys
@@ -12,9 +13,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from jobmeter import __version__, slurm
+from jobmeter.allocation import Allocation
 from jobmeter.credentials import Credentials, new_credentials
 from jobmeter.errors import JobmeterError, ProcessError, SchedulerError, SiteError
-from jobmeter.manifest import RunManifest, UsedImage, write_manifest
+from jobmeter.manifest import RunKind, RunManifest, UsedImage, write_manifest
 from jobmeter.paths import RunPaths
 from jobmeter.plan import Context, Plan, make_plan
 from jobmeter.process import find_program, run, run_in_foreground
@@ -62,9 +64,49 @@ def prepare(job_file: Path, site_name: str, runs: Path, *, with_images: bool = T
     """
     spec, text = read_spec(job_file)
     site = read_site(site_name, job_file.absolute().parent)
+    context = _context(new_name(str(spec.name)), runs, job_file)
+    return _prepared(spec, text, site_name, site, context, with_images=with_images)
+
+
+def prepare_unplanned(
+    spec: JobSpec,
+    site_name: str,
+    runs: Path,
+    run_id: str,
+    kind: RunKind,
+    allocation: Allocation | None = None,
+) -> Prepared:
+    """Plan a run whose payload is not ours to start; nothing is written.
+
+    Args:
+        spec: What to record; its command is not run.
+        site_name: Of the profile.
+        runs: Folder in which the run directory will be made.
+        run_id: Its name there.
+        kind: How it is started.
+        allocation: Where, of an attached run.
+
+    Raises:
+        SpecError: it asks for something that there is not.
+        SiteError: the site profile is wrong.
+        ImageError: an image of the stack is missing, or not what was built.
+    """
+    site = read_site(site_name, Path.cwd())
+    context = replace(_context(run_id, runs, Path("options")), kind=kind, allocation=allocation)
+    asked = spec.model_dump(exclude_unset=True, exclude={"run"})
+    text = json.dumps(asked, indent=2) + "\n"  # JSON is YAML
+    prepared = _prepared(spec, text, site_name, site, context, with_images=True)
+    return replace(prepared, remarks=())
+
+
+def new_name(name: str) -> str:
+    """Return the name of a new run directory."""
     created = datetime.now(tz=timezone.utc)
-    run_id = f"{spec.name}-{created:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-    context = Context(
+    return f"{name}-{created:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+def _context(run_id: str, runs: Path, job_file: Path) -> Context:
+    return Context(
         run_id=run_id,
         run_dir=runs.absolute() / run_id,
         job_file=str(job_file),
@@ -72,6 +114,17 @@ def prepare(job_file: Path, site_name: str, runs: Path, *, with_images: bool = T
         python=sys.executable,
         jobmeter_version=__version__,
     )
+
+
+def _prepared(
+    spec: JobSpec,
+    text: str,
+    site_name: str,
+    site: SiteProfile,
+    context: Context,
+    *,
+    with_images: bool,
+) -> Prepared:
     plan = make_plan(spec, site_name, site, context)
     wanted = plan.images_needed if with_images else ()
     images = verified_images(wanted, site_name, site)
@@ -111,11 +164,11 @@ def create_run(prepared: Prepared) -> RunPaths:
             folder.mkdir(mode=0o700)
         for name, text in files.items():
             _write(paths.run / name, text)
-        _write_secrets(paths.secrets, new_credentials(plan.username))
+        write_secrets(paths.secrets, new_credentials(plan.username))
         if plan.services.every:
             _write_service_key(paths.secrets, secrets.token_urlsafe(32))
         _write(paths.spec, prepared.job_file)
-        write_manifest(_manifest(prepared), paths.manifest)
+        write_manifest(manifest_of(prepared), paths.manifest)
     except OSError as cause:
         raise JobmeterError(
             f"the run directory {paths.run} cannot be written: {cause.strerror}; "
@@ -130,7 +183,12 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _write_secrets(folder: Path, credentials: Credentials) -> None:
+def write_secrets(folder: Path, credentials: Credentials) -> None:
+    """Write the password of a run and what is derived from it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     _write(folder / "password", credentials.password)
     _write(folder / "curl.conf", credentials.curl_config)
     _write(folder / "web.yml", render_web_config(credentials.username, credentials.bcrypt_hash))
@@ -142,7 +200,8 @@ def _write_service_key(folder: Path, key: str) -> None:
     _write(folder / "service.curl", f'header = "Authorization: Bearer {key}"\n')
 
 
-def _manifest(prepared: Prepared) -> RunManifest:
+def manifest_of(prepared: Prepared) -> RunManifest:
+    """Return what run.json says of a run."""
     plan = prepared.plan
     return RunManifest(
         run_id=plan.run_id,
@@ -161,6 +220,7 @@ def _manifest(prepared: Prepared) -> RunManifest:
         workload=plan.workload,
         runtime=plan.runtime,
         images=prepared.images,
+        kind=plan.kind,
     )
 
 

@@ -107,8 +107,13 @@ class RunManifest:
 
 def write_manifest(manifest: RunManifest, path: Path) -> None:
     """Write run.json."""
+    write_atomically(manifest_text(manifest), path)
+
+
+def manifest_text(manifest: RunManifest) -> str:
+    """Return the text of run.json."""
     data = {"schema_version": SCHEMA_VERSION, **asdict(manifest)}
-    write_atomically(json.dumps(data, indent=2) + "\n", path)
+    return json.dumps(data, indent=2) + "\n"
 
 
 def read_manifest(path: Path) -> RunManifest:

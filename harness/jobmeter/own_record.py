@@ -32,18 +32,19 @@ def own_record(log: EventLog, job_id: str, restart: int) -> JobAccounting | None
     variables = start.fields.get("slurm")
     said = _from_environment(variables if isinstance(variables, Mapping) else {})
     nodes = str(start.fields.get("nodes", "")).split()
+    whole = start.fields.get("kind", "job") == "job"
     signals = [str(event.fields.get("signal")) for event in log.named("signal")]
     record = replace(
         said,
         job_id=job_id,
-        start_s=said.start_s or start.time_ms // 1000,
+        start_s=said.start_s or (start.time_ms // 1000 if whole else None),
         restarts=restart,
         nodes=len(nodes) or None,
         node_list=",".join(nodes) or None,
         reason=f"signal {signals[-1]}" if signals else None,
     )
-    if not ends:
-        return record
+    if not ends or not whole:
+        return record  # the end of a recording that was attached is not the end of the job
     code = ends[-1].fields.get("exit_code")
     told = "UNKNOWN" if signals else "FAILED"
     return replace(

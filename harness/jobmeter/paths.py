@@ -78,6 +78,21 @@ class AttemptPaths:
         return self.attempt / "accounting.json"
 
     @property
+    def endpoints(self) -> Path:
+        """Where processes of the payload announce endpoints."""
+        return self.attempt / "endpoints"
+
+    @property
+    def final_metrics(self) -> Path:
+        """Where a payload leaves its last exposition."""
+        return self.attempt / "final_metrics"
+
+    @property
+    def commands(self) -> Path:
+        """What its owner asks of an attached run, one line each; only ever appended to."""
+        return self.attempt / "commands"
+
+    @property
     def report(self) -> Path:
         """KPI tables and their manifest."""
         return self.attempt / "report"
@@ -100,6 +115,21 @@ class RunPaths:
         return self.run / "job.sbatch"
 
     @property
+    def control(self) -> Path:
+        """What an attached run has in the place of a job script."""
+        return self.run / "scripts" / "control.sh"
+
+    @property
+    def control_log(self) -> Path:
+        """What that printed."""
+        return self.job_output / "control.log"
+
+    @property
+    def environment(self) -> Path:
+        """Variables of an attached run for the payload's shell."""
+        return self.run / "environment.sh"
+
+    @property
     def manifest(self) -> Path:
         """The plan, written once."""
         return self.run / "run.json"
@@ -118,6 +148,11 @@ class RunPaths:
     def secrets(self) -> Path:
         """Password of this run and what is derived from it; nothing secret lies elsewhere."""
         return self.run / "secrets"
+
+    @property
+    def password(self) -> Path:
+        """The password alone."""
+        return self.secrets / "password"
 
     @property
     def attempts(self) -> Path:
@@ -139,6 +174,18 @@ class RunPaths:
             return ()
         folders = [entry for entry in self.attempts.iterdir() if entry.is_dir()]
         return tuple(AttemptPaths(f) for f in sorted(folders, key=lambda f: _numbers_in(f.name)))
+
+
+@dataclass(frozen=True)
+class HookPaths:
+    """Where what belongs to one hook file lies: in the folder of the runs that it will make."""
+
+    folder: Path
+
+    @property
+    def secrets(self) -> Path:
+        """The password of all its runs, and what is derived from it."""
+        return self.folder / "secrets"
 
 
 @dataclass(frozen=True)

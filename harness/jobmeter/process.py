@@ -84,6 +84,35 @@ def run_in_foreground(command: Sequence[str]) -> int:
     return code if code >= 0 else 128 - code
 
 
+def start_detached(
+    command: Sequence[str], log: Path, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """Start ``command`` in a session of its own, in which it outlives us and our terminal.
+
+    Args:
+        command: Program and arguments; no shell is involved.
+        log: File to which its output is appended.
+        environment: All of its variables.
+
+    Raises:
+        ProcessError: it is not on PATH.
+    """
+    with log.open("ab") as output:
+        try:
+            return subprocess.Popen(  # noqa: S603 - a list of words, no shell
+                list(command),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=dict(environment),
+                start_new_session=True,
+            )
+        except FileNotFoundError as cause:
+            raise ProcessError(
+                f"{command[0]} is not on PATH; is this the right machine?"
+            ) from cause
+
+
 def run_followed(
     command: Sequence[str],
     line: Callable[[str], None],

@@ -74,6 +74,7 @@ class SiteProfile(strict.StrictModel):
         images: Where those images lie.
         vendor: Of the accelerators; ``none`` leaves it to what a node finds.
         offline: Whether compute nodes cannot reach the internet.
+        login: The login node from outside, with its port if that is another: for a tunnel.
         architecture: Of the compute nodes.
         partitions: What is known of each; with ``"*"`` there are others.
         qos: What is known of each; with ``"*"`` there are others.
@@ -105,6 +106,7 @@ class SiteProfile(strict.StrictModel):
     images: ImageStore = Field(default_factory=ImageStore)
     vendor: Vendor = "none"
     offline: bool = False
+    login: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+(:[0-9]+)?$")] | None = None
     architecture: Architecture = "x86_64"
     partitions: dict[str, Partition] = Field(default_factory=dict)
     qos: dict[str, Qos] = Field(default_factory=dict)

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from jobmeter.allocation import Allocation
 from jobmeter.plan import Context, make_plan
 from jobmeter.render import render_files, render_web_config
 from jobmeter.runtime import ContainerImage, RuntimeProfile
 from jobmeter.site import SiteProfile, read_site
 from jobmeter.spec import JobSpec
+from jobmeter.templating import render
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -129,6 +131,20 @@ JOBS = {
     )
     for runtime, profile in RUNTIMES.items()
 }
+ALLOCATION = Allocation("1240", "1234_5", ("n1", "n2"), gpus_per_node=4, ends_s=1795400000)
+UNPLANNED = {"attached": ("attached", ALLOCATION), "hook": ("hook", None)}
+JOBS |= {
+    kind: (
+        "meluxina",
+        {
+            "name": kind,
+            "resources": {"nodes": 2, "gpus_per_node": 4},
+            "metrics": {"worker": "http://localhost:8000/metrics"},
+            "run": ":",
+        },
+    )
+    for kind in UNPLANNED
+}
 
 
 def rendered(job):
@@ -143,8 +159,24 @@ def rendered(job):
         "0",
         IMAGES,
         "v3.13.4" if profile.runtime.kind != "native" else None,
+        *UNPLANNED.get(job, ()),
     )
-    return render_files(make_plan(JobSpec.model_validate(data), name, profile, context))
+    plan = make_plan(JobSpec.model_validate(data), name, profile, context)
+    files = render_files(plan)
+    return files if job != "hook" else {**files, "monitor.sh": sourced(plan)}
+
+
+def sourced(plan):
+    """The file for scripts of users, with next to nothing embedded."""
+    values = {
+        "files": {"scripts/it's.sh": "echo\n"},
+        "runs": "/home/it's me/runs",
+        "secrets": "/home/it's me/secrets",
+        "shell": ("/bin/bash", "-l"),
+        "job_file": "{}\n",
+        "manifest": '{"run_id": "run-1",\n "nodes": 0,\n}\n',
+    }
+    return render("sbatch", "hook.sh.j2", {"plan": plan, **values})
 
 
 @pytest.mark.parametrize("job", JOBS)
