@@ -79,6 +79,8 @@ RUNTIME_COUNTERS = ("process_", "python_", "go_")
 """What client libraries count of their own process; nothing that a payload set out to count."""
 DERIVED = ("_score_ratio",)
 """Ends of names of what the comparison of entities adds."""
+ACROSS_ATTEMPTS = "_across_attempts_(min|median|max)$"
+"""Ends of names of a KPI that has no number of several attempts together."""
 CLIENT = "client"
 """What entities begin with that measured from outside."""
 
@@ -93,7 +95,8 @@ def brief(frame: pd.DataFrame) -> pd.DataFrame:
     named = {name for name, kpi in kpis.items() if kpi.brief}
     own = ~frame["kpi"].isin(list(kpis)) & (frame["scope"] == "service")
     own &= ~frame["kpi"].str.startswith(RUNTIME_COUNTERS) & ~frame["kpi"].str.endswith(DERIVED)
-    frame = frame[own | frame["kpi"].isin(list(named))]
+    compared = frame["kpi"].str.replace(ACROSS_ATTEMPTS, "", regex=True)
+    frame = frame[own | compared.isin(list(named))]
     in_phases = set(frame.loc[frame["phase"] != JOB, "kpi"]) - {"phase_seconds"}
     frame = frame[(frame["phase"] != JOB) | ~frame["kpi"].isin(in_phases)]
     shown = frame["entity"].str.startswith(CLIENT)

@@ -12,8 +12,8 @@ What becomes of a KPI follows from its statistic, which the catalogue names (``R
 * ``compared``: a state has no sum and no mean that would mean anything. Where all attempts agree
   that is the number, else there are the smallest, the median and the largest.
 
-An attempt without a number leaves open what it had: a sum is then a lower bound. A phase that an
-attempt never began has nothing in it, which is another thing.
+An attempt without a number leaves open what it had: a sum is then a lower bound. An attempt that
+has ended without ever beginning a phase had nothing in it, which is another thing.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from jobmeter_analysis.estimate import (
     exact,
     largest_of,
     median_of,
+    minus,
     smallest_of,
     total,
     unavailable,
@@ -102,7 +103,7 @@ class Tried:
     Args:
         task: What it was a try of: the name of the attempt without its restart.
         phases: By name, those that have numbers; ``job`` is the whole attempt.
-        begun: Phases that it marked as begun; None when it left nothing that would say so.
+        begun: Phases that it began; None while it runs, or when its end is not known.
     """
 
     task: str
@@ -264,6 +265,10 @@ class _Phase:
             if rule in _SIMPLE:
                 number = self._honest(parts, _SIMPLE[rule](parts))
                 yield self._row(name, unit, JOB, entity, number)
+                server = self._known[self._name].get(name)
+                if server is not None and server.available:
+                    difference = minus(number, server)
+                    yield self._row(f"{name}_client_minus_server", unit, JOB, entity, difference)
             else:
                 yield from self._compared(name, unit, JOB, parts, entity)
 

@@ -77,8 +77,9 @@ def _tried(attempt: AttemptPaths, analysis: Analysis | None) -> Tried:
     if analysis is None:
         return Tried(attempt.task, {}, begun=None)
     phases = {one.phase.name: one for one in analysis.phases}
-    told = analysis.manifest["events"]["count"]
-    return Tried(attempt.task, phases, begun=_begun(attempt) if told else None)
+    # Of a node that loses its power the last marks may be lost, and what still runs may go on.
+    ended = analysis.manifest["events"]["ended"]
+    return Tried(attempt.task, phases, begun=_begun(attempt) if ended else None)
 
 
 def _manifest(run: RunManifest, attempts: Mapping[str, Analysis | None]) -> dict[str, Any]:

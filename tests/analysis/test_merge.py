@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from jobmeter_analysis.catalogue import STATISTIC_KEYS, Kpi, load_catalogue
 from jobmeter_analysis.engine import COLUMNS
 from jobmeter_analysis.merge import RULES, rule_of
 
+RUNS = Path(__file__).parents[1] / "fixtures" / "runs"
 JOBMETER = Path(sys.executable).parent / "jobmeter"
 PLAN = manifest(phases=("main", "after"), targets=(*STACK[:1], TRAIN))
 
@@ -34,7 +36,8 @@ def attempt(root, name, samples, *, seconds=10, steps=(0, 1, 1, 1, 1), phases=("
                 builder.edge(phase, side, "train", "", at, at + 5, status="refused")
                 continue
             counts = steps if side == "end" else (0, 0, 0, 0, 0)
-            text = training_text(samples if side == "end" else 0, counts, 0.2 * counts[-1], 0.5)
+            loss = 1 / samples
+            text = training_text(samples if side == "end" else 0, counts, 0.2 * counts[-1], loss)
             text = text.replace('app_retries{kind="a"} 3', f'app_retries{{kind="a"}} {3 + at}')
             builder.edge(phase, side, "train", text, at, at + 5)
     builder.event(300_000, "job_end", exit_code=0)
@@ -136,11 +139,13 @@ def test_a_phase_that_an_attempt_never_began_has_nothing_in_it(tmp_path):
     assert only(table, "samples_total", phase="main")["reason"] == ""
 
 
-def test_a_phase_that_began_and_of_which_nothing_is_known_is_missing(tmp_path):
+@pytest.mark.parametrize("marks", [("phase_start",), ()])
+def test_an_attempt_whose_end_is_not_known_may_have_begun_the_phase(tmp_path, marks):
     attempt(tmp_path / "runs", "7_1", 100)
     killed = AttemptBuilder(tmp_path / "runs", PLAN, name="7_2")
     killed.job_start(0)
-    killed.event(5_000, "phase_start", phase="main")
+    for mark in marks:
+        killed.event(5_000, mark, phase="main")
     samples = only(kpis(tmp_path), "samples_total")
     assert (samples["low"], samples["high"]) == (100, math.inf)
     assert samples["reason"] == "attempt_missing"
@@ -176,6 +181,43 @@ def test_what_has_no_sum_is_compared(tmp_path):
     assert only(table, "slurm_max_rss_bytes")["value"] == 3 * 2**30
 
 
+def twice(recorded, folder):
+    """Return every table of a run whose only attempt there is twice."""
+    shutil.copytree(recorded, folder)
+    shutil.copytree(folder / "attempts" / "local", folder / "attempts" / "7_2")
+    (folder / "attempts" / "local").rename(folder / "attempts" / "7_1")
+    return jobmeter.open_run(folder).kpis(attempt="*")
+
+
+AMOUNTS = ("_total", "phase_seconds", "_joules")
+"""Ends of the names of what adds up."""
+
+
+@pytest.mark.parametrize("name", ["serving", "training"])
+def test_the_same_recording_twice_has_twice_the_amounts_and_else_the_same(tmp_path, name):
+    (recorded,) = (RUNS / name).iterdir()
+    table = twice(recorded, tmp_path / "run")
+    key = ["kpi", "phase", "entity"]
+    once, both = (
+        table[(table["attempt"] == attempt) & (table["scope"] == "job")].set_index(key)
+        for attempt in ("7_1", "merged")
+    )
+    assert once.index.is_unique
+    assert len(once) > 100
+    lost = {kpi for kpi, _, _ in once.index.difference(both.index)}
+    assert all("client_minus_server" in kpi for kpi in lost), lost
+    for at, row in both.iterrows():
+        one = once.loc[at]
+        factor = 2 if at[0].endswith(AMOUNTS) else 1
+        assert row["status"] == one["status"], at
+        assert row["value"] == pytest.approx(factor * one["value"], nan_ok=True), at
+        # With twice the observations the interval of an order is narrower.
+        if "few_observations" not in one["reason"]:
+            assert row["low"] == pytest.approx(factor * one["low"], nan_ok=True), at
+            assert row["high"] == pytest.approx(factor * one["high"], nan_ok=True), at
+            assert row["reason"] == one["reason"], at
+
+
 def analyze(builder, *options, code=0):
     done = subprocess.run(
         [JOBMETER, "analyze", builder.run.run, *map(str, options)],
@@ -194,6 +236,7 @@ def test_the_tables_come_one_after_the_other_and_then_the_one_of_all(tmp_path):
     headlines = [line for line in printed.splitlines() if line.startswith(PLAN.run_id)]
     assert ["attempt 7_1" in headlines[0], "attempt 7_2" in headlines[1]] == [True, True]
     assert "all 2 attempts together: 7_1, 7_2" in headlines[2]
+    assert "loss_last_across_attempts_median" in printed
     report = builder.run.report
     written = pd.read_csv(report / "kpis.csv")
     assert tuple(written.columns) == COLUMNS
