@@ -66,6 +66,8 @@ class Placeholders:
         job_dir: Folder of the job file, absolute.
         nodes: How many the job has.
         services: Names of its services.
+        tasks_per_node: As ``srun`` starts them.
+        gpus_per_node: 0 when the job asks for none.
     """
 
     job_file: str
@@ -74,6 +76,8 @@ class Placeholders:
     job_dir: Path
     nodes: int
     services: tuple[str, ...] = ()
+    tasks_per_node: int = 1
+    gpus_per_node: int = 0
 
     def where(self, key: str) -> str:
         """Return how messages call the place of a key."""
@@ -101,9 +105,29 @@ class Placeholders:
             "python": self.python,
             "job_dir": str(self.job_dir),
             "nodes": self.nodes,
+            "tasks_per_node": self.tasks_per_node,
+            **({"gpus_per_node": self.gpus_per_node} if self.gpus_per_node else {}),
             **(more or {}),
         }
-        return expand(text, values, where, for_shell=for_shell)
+        return expand(text, values, where, for_shell=for_shell, absent=_ABSENT)
+
+    def of_phase(self, text: str, key: str, *, for_shell: bool = True) -> str:
+        """Return the text of a key of a phase, which may also name its rendezvous.
+
+        Raises:
+            SpecError: a placeholder is malformed or names something unknown.
+        """
+        rendezvous = Names("something of the rendezvous:", _RENDEZVOUS, self.where(key))
+        return self.filled(text, key, for_shell=for_shell, more={"rendezvous": rendezvous})
+
+
+_ABSENT = {"gpus_per_node": "add 'gpus_per_node' to 'resources'"}
+
+_RENDEZVOUS = {
+    "host": ShellText("${JOBMETER_RENDEZVOUS_HOST}"),
+    "port": ShellText("${JOBMETER_RENDEZVOUS_PORT}"),
+}
+"""Where the processes of a phase find each other; the job sets the variables for each phase."""
 
 
 def port_variable(name: str) -> str:
@@ -140,11 +164,11 @@ def phases_of(spec: JobSpec, placeholders: Placeholders) -> tuple[PlannedPhase, 
         SpecError: a placeholder is wrong, or two result files would be one.
     """
     if spec.run is not None:
-        return (PlannedPhase("run", placeholders.filled(spec.run, "run", for_shell=True)),)
+        return (PlannedPhase("run", placeholders.of_phase(spec.run, "run")),)
     return tuple(
         PlannedPhase(
             phase.name,
-            placeholders.filled(phase.run, f"phases[{i}].run", for_shell=True),
+            placeholders.of_phase(phase.run, f"phases[{i}].run"),
             _result_files(phase, placeholders, f"phases[{i}].results"),
         )
         for i, phase in enumerate(spec.phases)
@@ -152,7 +176,7 @@ def phases_of(spec: JobSpec, placeholders: Placeholders) -> tuple[PlannedPhase, 
 
 
 def _result_files(phase: Phase, placeholders: Placeholders, key: str) -> tuple[ShellText, ...]:
-    paths = [placeholders.filled(path, key, for_shell=False) for path in phase.results]
+    paths = [placeholders.of_phase(path, key, for_shell=False) for path in phase.results]
     names = [path.rpartition("/")[2] for path in paths]
     for name in names:
         if names.count(name) > 1:

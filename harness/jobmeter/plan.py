@@ -291,6 +291,8 @@ def make_plan(spec: JobSpec, site_name: str, site: SiteProfile, context: Context
         job_dir=context.job_dir,
         nodes=spec.resources.nodes,
         services=tuple(spec.services),
+        tasks_per_node=spec.resources.tasks_per_node or 1,
+        gpus_per_node=spec.resources.gpus_per_node,
     )
     services = services_of(spec, placeholders, offline=site.offline)
     logs = (*logs_of(spec, placeholders), *services.logs)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jinja2
+import jinja2.meta
 
 from jobmeter.errors import RenderError, SpecError
 from jobmeter.strict import nearest
@@ -120,7 +121,14 @@ class Names(Mapping[str, object]):
         return len(self._values)
 
 
-def expand(text: str, values: Mapping[str, object], where: str, *, for_shell: bool) -> str:
+def expand(
+    text: str,
+    values: Mapping[str, object],
+    where: str,
+    *,
+    for_shell: bool,
+    absent: Mapping[str, str] | None = None,
+) -> str:
     """Return ``text`` of a job file with its placeholders filled.
 
     Args:
@@ -128,6 +136,7 @@ def expand(text: str, values: Mapping[str, object], where: str, *, for_shell: bo
         values: What they may name.
         where: File and key, for messages.
         for_shell: Whether each value is quoted as a word of a shell command.
+        absent: What they could name if the job file had it, each with what to add.
 
     Raises:
         SpecError: a placeholder is malformed or names something unknown.
@@ -139,10 +148,16 @@ def expand(text: str, values: Mapping[str, object], where: str, *, for_shell: bo
         autoescape=False,  # noqa: S701 - a shell command, quoted by finalize
     )
     try:
+        named = jinja2.meta.find_undeclared_variables(env.parse(text))
+        for name in sorted(named - values.keys() - env.globals.keys()):
+            if absent and name in absent:
+                raise SpecError(f"{where}: asks for {name!r}, which has no value; {absent[name]}")
+            raise SpecError(f"{where}: no placeholder {name!r}; {nearest(name, list(values))}")
         return env.from_string(text).render(values)
     except jinja2.UndefinedError as cause:
-        known = ", ".join(values)
-        raise SpecError(f"{where}: {cause.message}; a placeholder may name: {known}") from cause
+        raise SpecError(
+            f"{where}: {cause.message}; docs/job-file.md lists the placeholders"
+        ) from cause
     except jinja2.TemplateError as cause:
         raise SpecError(
             f"{where}: {cause.message}; write a placeholder as '{{{{ name }}}}'"

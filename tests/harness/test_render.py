@@ -82,7 +82,9 @@ JOBS = {
                 "extra": ["--comment=a 'b' $c"],
             },
             "monitoring": {"exporters": ["node", "cgroup", "dcgm", "queue"]},
-            "run": "srun ./bench",
+            "run": "srun --ntasks-per-node=1 torchrun --nnodes={{ nodes }} --rdzv-backend=c10d "
+            "--nproc-per-node={{ gpus_per_node }} "
+            "--rdzv-endpoint={{ rendezvous.host }}:{{ rendezvous.port }} train.py",
         },
     ),
     "services": (

@@ -89,7 +89,7 @@ WRONG = {
     ),
     "unknown placeholder": (
         "{recipe: http, command: ['{{ prot }}']}",
-        "services.one.command: 'prot' is undefined",
+        "services.one.command: no placeholder 'prot'; did you mean 'port'?",
     ),
 }
 

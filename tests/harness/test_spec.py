@@ -52,7 +52,27 @@ WRONG = {
         "ports: [train]\nrun: 'serve {{ ports.trian }}'",
         "run: asks for port 'trian', which the job file does not have; did you mean 'train'?",
     ),
-    "unknown placeholder": ("run: 'bench {{ foo }}'", "run: 'foo' is undefined"),
+    "unknown placeholder": (
+        "run: 'bench {{ nods }}'",
+        "run: no placeholder 'nods'; did you mean 'nodes'?",
+    ),
+    "unknown part of a placeholder": (
+        "run: 'bench {{ rendezvous.prot }}'",
+        "run: asks for something of the rendezvous: 'prot', which the job file does not have; "
+        "did you mean 'port'?",
+    ),
+    "part of a plain placeholder": (
+        "run: 'bench {{ python.path }}'",
+        "run: 'str object' has no attribute 'path'; docs/job-file.md lists the placeholders",
+    ),
+    "placeholder without a value": (
+        "run: 'torchrun --nproc-per-node={{ gpus_per_node }}'",
+        "run: asks for 'gpus_per_node', which has no value; add 'gpus_per_node' to 'resources'",
+    ),
+    "rendezvous outside phases": (
+        "run: x\nmetrics: {a: 'http://localhost:{{ rendezvous.port }}/'}",
+        "metrics.a: no placeholder 'rendezvous'; ",
+    ),
     "torn placeholder": ("run: 'bench {{ foo'", "run: "),
     "placeholder in a phase": (
         "phases: [{name: a, run: x}, {name: b, run: '{{ ports.p }}'}]",
