@@ -247,7 +247,8 @@ class _Rows:
 
     def forget_earlier_process(self) -> None:
         """Begin at zero when nobody was there at the start and then the payload began anew."""
-        if not self._nobody_at_start():
+        left = self._left_before_start()
+        if not left and not self._nobody_at_start():
             return
         a = self._phase.window.start_ms
         before, after = self._neighbours(a)
@@ -260,7 +261,8 @@ class _Rows:
                 after = across
                 break
         anew = self._begun_since_start(after) is True
-        if anew or (self._values_of(after) < self._values_of(before)).any():
+        fell = not left and bool((self._values_of(after) < self._values_of(before)).any())
+        if anew or fell:
             self._keep(slice(after, None))
             self._add_zero(a)
 
@@ -478,6 +480,18 @@ class _Rows:
         if index is None or not self._silent_at("start"):
             return False
         return _refused(self._target.boundaries[index])
+
+    def _left_before_start(self) -> bool:
+        """Whether the payload was not asked at the start of the phase, having said its last words.
+
+        So it is with endpoints that a process announces and takes back when it ends.
+        """
+        asked = self._target.boundary(self._phase.name, "start") is not None
+        if self._target.kind != "payload" or asked:
+            return False
+        a = self._phase.window.start_ms
+        earlier = [one for one in self._target.boundaries if one.after_ms <= a]
+        return bool(earlier) and max(earlier, key=lambda one: one.after_ms).left
 
     def _begun_of(self, row: int) -> float | None:
         """Return when the process that answered at ``row`` began; None if unknown.

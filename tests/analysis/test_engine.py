@@ -315,6 +315,24 @@ def announced(build):
     return two
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_a_rank_of_the_next_phase_is_another_process_that_began_at_zero(build, told):
+    """The first has said its last words, so nobody is asked at the start of the second phase."""
+    two = build(plan=manifest(targets=(), phases=("first", "second")))
+    two.job_start(0)
+    two.phase("first", 10_000, 70_000)
+    two.phase("second", 71_000, 130_000)
+    two.event(131_000, "job_end", exit_code=0)
+    processes = (("first", 70_000, 12_000, 90), ("second", 130_000, 75_000, 640))
+    for phase, end, began, samples in processes:
+        text = training_text(samples, (0, 5, 5, 5, 5), 1.0, 0.25)
+        text += f"process_start_time_seconds {(T0 + began) / 1000}\n" if told else ""
+        two.edge(phase, "end", "training-rank0", text, end + 10, end + 15, status="left")
+    found = number(row(analyze_attempt(two.run, two.attempt), "samples_total", phase="second"))
+    # A process that does not say when it began may be the one before.
+    assert (found == (640, 640, 640, "exact")) == told, found
+
+
 def test_a_rank_that_is_announced_later_is_no_part_of_the_phases_before(build):
     two = announced(build)
     analysis = analyze_attempt(two.run, two.attempt)
