@@ -4,6 +4,7 @@ How many worlds the arithmetic is tried in: ``JOBMETER_TRUTH_EXAMPLES`` (tests/a
 """
 
 import os
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,6 +16,10 @@ settings.register_profile(
     suppress_health_check=list(HealthCheck),
     database=None,
 )
+
+# A shell lets its background ignore Ctrl-C, and so would everything that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NO_SKIPS = os.environ.get("JOBMETER_NO_SKIPS") == "1"
 
