@@ -1,5 +1,6 @@
 """A three-node Slurm on which an unprivileged user has jobmeter, and jobmeter on this machine."""
 
+import json
 import os
 import shutil
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import debian_base
 import installation
 import pytest
 import second_root
@@ -65,6 +67,29 @@ def user(slurm):
     slurm.wait_idle()
     yield User(slurm)
     slurm.run("scancel", "--signal=KILL", "--full", "--user=hpc", check=False)
+
+
+@pytest.fixture(scope="session")
+def apptainer_cluster(installed):
+    """The second cluster, in the home of whose user a Debian is from which images can be built."""
+    missing = debian_base.missing()
+    if missing:
+        pytest.skip(f"no images can be built on this machine: {'; '.join(missing)}")
+    root = second_root.ROOT
+    with Cluster.start(root=root, binds=installed(root)) as cluster:
+        debian_base.give(cluster)
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def built_images(apptainer_cluster):
+    """What ``jobmeter images build`` said of every image of the stack, by name; they stay there."""
+    done = apptainer_cluster.run(
+        *(installation.INSIDE / "bin" / "jobmeter", "images", "build", *debian_base.IMAGES),
+        *("--folder", "images", "--base", "debian", "--root", debian_base.INSIDE, "--json"),
+        timeout_s=1800,
+    )
+    return {image["name"]: image for image in json.loads(done.stdout)["images"]}
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ import second_root
 
 ROOT = second_root.PROGRAMS / "debian"
 INSIDE = "/home/hpc/debian"
+IMAGES = ("prometheus", "node-exporter", "alertmanager", "exporters")
+"""What is built from it."""
 
 
 def missing():

@@ -2,11 +2,8 @@
 
 import json
 
-import debian_base
 import pytest
-import second_root
 from slurm_user import UNTIL_TOLD, User, kill, until
-from testbed import Cluster
 
 pytestmark = pytest.mark.cluster
 
@@ -34,20 +31,8 @@ HELPERS = ("Apptainer", "squashfuse", "node_exporter", "jobmeter_exporters", "pr
 
 
 @pytest.fixture(scope="module")
-def cluster(installed):
-    missing = debian_base.missing()
-    if missing:
-        pytest.skip(f"no images can be built on this machine: {'; '.join(missing)}")
-    root = second_root.ROOT
-    with Cluster.start(root=root, binds=installed(root)) as cluster:
-        debian_base.give(cluster)
-        user = User(cluster)
-        user.jobmeter(
-            *("images", "build", *IMAGES, "--folder", "/home/hpc/images"),
-            *("--base", "debian", "--root", debian_base.INSIDE),
-            timeout_s=1800,
-        )
-        yield cluster
+def cluster(apptainer_cluster, built_images):
+    return apptainer_cluster
 
 
 @pytest.fixture

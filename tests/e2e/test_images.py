@@ -5,11 +5,8 @@ The cluster has no network at all, so that nothing can come from a registry or a
 
 import json
 
-import debian_base
 import pytest
-import second_root
 from installation import INSIDE
-from testbed import Cluster
 
 pytestmark = pytest.mark.cluster
 
@@ -33,24 +30,14 @@ wait $pid
 """
 
 
-@pytest.fixture(scope="module")
-def cluster(installed):
-    missing = debian_base.missing()
-    if missing:
-        pytest.skip(f"no images can be built on this machine: {'; '.join(missing)}")
-    root = second_root.ROOT
-    with Cluster.start(nodes=1, root=root, binds=installed(root)) as cluster:
-        debian_base.give(cluster)
-        yield cluster
+@pytest.fixture
+def cluster(apptainer_cluster):
+    return apptainer_cluster
 
 
-@pytest.fixture(scope="module")
-def images(cluster):
-    """What ``jobmeter images build`` said of every image, by name."""
-    done = jobmeter(
-        cluster, "build", *BUILT, "--base", "debian", "--root", debian_base.INSIDE, "--json"
-    )
-    return {image["name"]: image for image in json.loads(done.stdout)["images"]}
+@pytest.fixture
+def images(built_images):
+    return built_images
 
 
 def jobmeter(cluster, verb, *arguments, check=True):
@@ -103,14 +90,20 @@ def test_nothing_is_left_but_images_and_their_list(cluster, images):
     assert left == ""
 
 
-def test_a_damaged_image_is_found(cluster, images):
-    file = cluster.home / "images" / images["node-exporter"]["file"].rsplit("/", 1)[1]
+def damage(file):
+    """Turn one bit in the middle."""
     with file.open("r+b") as handle:
         handle.seek(file.stat().st_size // 2)
         before = handle.read(1)
         handle.seek(-1, 1)
         handle.write(bytes([before[0] ^ 1]))
+
+
+def test_a_damaged_image_is_found(cluster, images):
+    file = cluster.home / "images" / images["node-exporter"]["file"].rsplit("/", 1)[1]
+    damage(file)
     done = jobmeter(cluster, "verify", "node-exporter", check=False)
+    damage(file)  # a second time is back again
     assert done.returncode == 1
     assert "damaged or replaced; build or pull node-exporter again" in done.stderr
 
