@@ -61,6 +61,8 @@ USERNAME = "jobmeter"
 """User name of the run's basic authentication; only the password is secret."""
 
 COMPONENT_LIMIT_S = 10
+CONTAINED_LIMIT_S = 60
+"""Of a component in a container: its image may lie cold on a shared file system."""
 CLOSE_LIMIT_S = 10
 PAYLOAD_GRACE_S = 10
 ANALYSIS_LIMIT_S = 120
@@ -352,6 +354,9 @@ def make_plan(spec: JobSpec, site_name: str, site: SiteProfile, context: Context
         kind=context.kind,
         allocation=context.allocation,
         gpu_step=_gpu_words(site, '"$SLURM_GPUS_ON_NODE"', devices=_sees_devices(spec)),
+        component_limit_s=(
+            COMPONENT_LIMIT_S if site.runtime.kind == "native" else CONTAINED_LIMIT_S
+        ),
     )
 
 

@@ -388,7 +388,7 @@ launch() {
 settle() {
   local limit tries=0
   now
-  limit=$(( NOW + 10 * 1000 ))
+  limit=$(( NOW + 60 * 1000 ))
   until get "http://127.0.0.1:$PORT/-/ready" --config "$SECRETS/curl.conf" >/dev/null 2>&1; do
     if ! kill -0 "$PROMETHEUS" 2>/dev/null; then
       (( ++tries < 5 )) || { why_silent "$LOG"; return 1; }

@@ -464,7 +464,7 @@ launch() {
 settle() {
   local component=$1 log="$LOGS/$1.$NODE.log" limit tries=0
   now
-  limit=$(( NOW + 10 * 1000 ))
+  limit=$(( NOW + 60 * 1000 ))
   until answers "$component"; do
     if ! kill -0 "${PID[$component]}" 2>/dev/null; then
       (( ++tries < 5 )) || { why_silent "$log"; return 1; }
