@@ -1,5 +1,6 @@
 """Recording in an allocation that is there already, through a real terminal and a real salloc."""
 
+import contextlib
 import json
 import os
 import pty
@@ -244,17 +245,34 @@ def test_from_the_login_node_and_the_job_ends_first(user, allocation):
 def killed(user, *words):
     found = [pid for pid, line in user.cluster.pids().items() if all(w in line for w in words)]
     assert found, user.cluster.pids()
-    for pid in found:
-        os.kill(pid, signal.SIGKILL)
+    # All at once: what is left of srun would end its step.
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
 
-def test_it_does_not_need_the_login_node(user, allocation):
+def test_it_survives_the_machine_that_it_was_attached_from(user, allocation):
     job_id = allocation()
     run = attach(user, job_id)
     killed(user, "srun", f"--jobid={job_id}")
     assert "phase later began; 5 of 5 targets answered" in user.jobmeter("mark", "later").stdout
     user.jobmeter("detach", "--no-analysis")
     everything_ended(run)
+    assert run.table().manifest["state"] == "complete"
+
+
+def test_it_warns_itself_before_the_time_limit(user, allocation):
+    """The numbers are written down while there is time, and the phase goes on."""
+    site = user.write(
+        "early.yaml", "description: warns early\ninherits: generic-slurm\nwarning_s: 590\n"
+    )
+    run = attach(user, allocation(), "--site", site)
+    run.wait_for_event("phase_end", phase="run", signal="USR1")
+    assert "phase run.2 (run was used before) began" in user.jobmeter("mark", "run").stdout
+    first, second = run.events("phase_end")
+    assert (first["signal"], second["signal"]) == ("USR1", None)
+    user.jobmeter("detach", "--no-analysis")
     assert run.table().manifest["state"] == "complete"
 
 
