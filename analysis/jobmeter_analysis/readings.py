@@ -174,18 +174,20 @@ class _Rows:
         """Return the boundary that is this end of the phase, if it knows the counters.
 
         A whole exposition without them, when nothing of them is known before, knows that they do
-        not exist yet: they are zero there.
+        not exist yet: they are zero there. So it is at the end with what a later phase begins to
+        count, a server's requests to another endpoint for example.
         """
         index = self._target.boundary(self._phase.name, side)
         if index is None or not self._target.boundaries[index].usable:
             return None
         if index in self._block.edges:
             return index
+        window = self._phase.window
+        edge_ms = window.start_ms if side == "start" else window.end_ms
         unborn = (
-            side == "start"
-            and self._target.kind == "payload"
+            self._target.kind == "payload"
             and self._target.boundaries[index].whole
-            and not (self._earliest <= self._phase.window.start_ms).any()
+            and not (self._earliest <= edge_ms).any()
             and min(self._block.edges, default=index) >= index
         )
         return index if unborn else None

@@ -16,7 +16,7 @@ from pydantic import Field
 from jobmeter import strict
 from jobmeter.errors import SpecError
 from jobmeter.quantities import duration_s
-from jobmeter.spec import Duration, Line, PortName, VariableName
+from jobmeter.spec import Duration, Line, Name, PortName, VariableName
 
 MAIN_PORT = "http"
 """The port that clients use; every recipe has it."""
@@ -78,6 +78,18 @@ class Metrics(strict.StrictModel):
     key: bool = False
 
 
+class Snapshot(strict.StrictModel):
+    """What the service says of its own settings, kept with the run.
+
+    Args:
+        path: Of its main port; the answer is JSON.
+        each: Where each thing is told of to which the answer gives a ``name``, which is put behind.
+    """
+
+    path: Line
+    each: Line | None = None
+
+
 class Key(strict.StrictModel):
     """A random key that only this run's clients know.
 
@@ -106,6 +118,7 @@ class Recipe(strict.StrictModel):
         key: The key of the service, if it asks for one.
         ready: How to tell that it is ready.
         metrics: Where its metrics are; none for a service that has none.
+        snapshots: What is kept of its settings when it is ready and after each phase, by name.
         log_rules: Rules by which lines of its log become metrics.
         devices: Whether it uses the devices of its node.
     """
@@ -122,6 +135,7 @@ class Recipe(strict.StrictModel):
     key: Key | None = None
     ready: Ready
     metrics: Metrics | None = None
+    snapshots: dict[Name, Snapshot] = Field(default_factory=dict)
     log_rules: Line | None = None
     devices: Literal["gpu", "none"] = "none"
 

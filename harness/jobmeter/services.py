@@ -54,6 +54,15 @@ class PlannedEndpoint:
 
 
 @dataclass(frozen=True)
+class PlannedSnapshot:
+    """What is kept of a service's settings: under which name, and from which paths."""
+
+    name: str
+    path: str
+    each: str
+
+
+@dataclass(frozen=True)
 class PlannedService:
     """One server, or one replica of several.
 
@@ -73,6 +82,7 @@ class PlannedService:
         limit_s: How long it may take until it is ready.
         metrics: Where its metrics are, if it has any.
         devices: Whether it uses GPUs.
+        snapshots: What it says of its settings.
     """
 
     label: str
@@ -90,6 +100,7 @@ class PlannedService:
     limit_s: int
     metrics: PlannedEndpoint | None
     devices: bool
+    snapshots: tuple[PlannedSnapshot, ...]
 
 
 @dataclass(frozen=True)
@@ -110,6 +121,11 @@ class PlannedServices:
     def every(self) -> tuple[PlannedService, ...]:
         """All of them, in the order in which they are started."""
         return tuple(service for level in self.levels for service in level)
+
+    @property
+    def keep_snapshots(self) -> bool:
+        """Whether any says something of its settings."""
+        return any(service.snapshots for service in self.every)
 
     @property
     def names(self) -> Mapping[str, tuple[str, ...]]:
@@ -226,6 +242,12 @@ def _planned(
             limit_s=limit_s(recipe, service.ready_limit),
             metrics=metrics,
             devices=recipe.devices == "gpu",
+            snapshots=tuple(
+                PlannedSnapshot(
+                    kept, text.plain(one.path, "snapshots"), text.plain(one.each or "", "snapshots")
+                )
+                for kept, one in recipe.snapshots.items()
+            ),
         )
         for replica in range(service.replicas)
     )

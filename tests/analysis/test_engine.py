@@ -333,6 +333,29 @@ def test_a_rank_of_the_next_phase_is_another_process_that_began_at_zero(build, t
     assert (found == (640, 640, 640, "exact")) == told, found
 
 
+def test_what_a_later_phase_begins_to_count_is_no_part_of_the_phases_before(build):
+    two = build(plan=manifest(targets=(TRAIN,), phases=("first", "second")))
+    two.job_start(0)
+    two.phase("first", 10_000, 70_000)
+    two.phase("second", 71_000, 130_000)
+    two.event(131_000, "job_end", exit_code=0)
+    kinds = 'things_total{kind="a"} '
+    texts = {
+        ("first", "start"): f"{kinds}5\n",
+        ("first", "end"): f"{kinds}25\n",
+        ("second", "start"): f"{kinds}25\n",
+        ("second", "end"): f'{kinds}25\nthings_total{{kind="b"}} 60\n',
+    }
+    moments = {"first": (9_900, 70_010), "second": (70_900, 130_010)}
+    for (phase, side), text in texts.items():
+        at = moments[phase][side == "end"]
+        two.edge(phase, side, "train", f"# TYPE things_total counter\n{text}", at, at + 5)
+    analysis = analyze_attempt(two.run, two.attempt)
+    for phase, truth in (("first", 20), ("second", 60)):
+        found = number(row(analysis, "things_total", phase=phase))
+        assert found == (truth, truth, truth, "exact"), phase
+
+
 def test_a_rank_that_is_announced_later_is_no_part_of_the_phases_before(build):
     two = announced(build)
     analysis = analyze_attempt(two.run, two.attempt)
