@@ -18,6 +18,7 @@ from jobmeter import __version__
 from jobmeter.commands import attach, doctor, health, hook, images, status, top
 from jobmeter.commands import attempts as attempts_command
 from jobmeter.commands import site as site_commands
+from jobmeter.commands import tests as test_commands
 from jobmeter.errors import InvalidRecordingError, JobmeterError, RunFolderError, SpecError
 from jobmeter.manifest import read_manifest
 from jobmeter.paths import AttemptPaths, RunPaths
@@ -277,6 +278,7 @@ app.command("doctor")(doctor.doctor_command)
 app.command("status")(status.status_command)
 app.command("health")(health.health_command)
 app.command("top")(top.top_command)
+app.command("test")(test_commands.run_command)
 
 
 @app.command(

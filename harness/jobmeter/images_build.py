@@ -34,6 +34,7 @@ from jobmeter.images_folder import (
 from jobmeter.images_lock import LockedImage, locked_images, write_images
 from jobmeter.images_root import DebianRoot, debian_root
 from jobmeter.images_sif import read_header
+from jobmeter.suite.sources import source_tree
 
 Say = Callable[[str], None]
 
@@ -74,6 +75,7 @@ class Recipe:
         base: From what it is built.
         root: The Debian root file system, where that is the base.
         wheelhouse: Folder of Python packages that are installed instead of those of an index.
+        project: Source tree of jobmeter, where its tests go into the image.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Recipe:
     base: Base
     root: DebianRoot | None = None
     wheelhouse: Path | None = None
+    project: Path | None = None
 
     @property
     def origin(self) -> str:
@@ -96,8 +99,17 @@ def recipe(
     base: Base,
     root: Path | None = None,
     wheelhouse: Path | None = None,
+    source: Path | None = None,
 ) -> Recipe:
     """Return how ``image`` is built, when it can be.
+
+    Args:
+        name: As the list of images calls it.
+        image: Its entry there.
+        base: From what it shall be built.
+        root: Folder of the Debian root file system.
+        wheelhouse: Folder of Python packages.
+        source: Source tree of jobmeter; by default that from which it runs.
 
     Raises:
         ImageRequestError: it does not offer the base, or a folder was not given.
@@ -109,14 +121,15 @@ def recipe(
         )
     if wheelhouse is not None and not wheelhouse.is_dir():
         raise ImageRequestError(f"--wheelhouse {wheelhouse}: no such folder")
+    project = source_tree(source) if image.project else None
     if base == "registry":
-        return Recipe(name, image, base, wheelhouse=wheelhouse)
+        return Recipe(name, image, base, wheelhouse=wheelhouse, project=project)
     if root is None:
         raise ImageRequestError(
             "base 'debian' needs a root file system; give --root DIR or write images.root into the "
             "profile; docs/images.md says how one is made"
         )
-    return Recipe(name, image, base, debian_root(root), wheelhouse)
+    return Recipe(name, image, base, debian_root(root), wheelhouse, project)
 
 
 def build(shop: Workshop, recipe: Recipe, say: Say) -> LockedImage:
@@ -147,7 +160,7 @@ def build(shop: Workshop, recipe: Recipe, say: Say) -> LockedImage:
             root,
             wheelhouse=recipe.wheelhouse is not None,
         )
-        definition = stage(recipe.image, decided, room / "build", recipe.wheelhouse)
+        definition = stage(recipe.image, decided, room / "build", recipe.wheelhouse, recipe.project)
         return (str(shop.program), "build", str(partial), definition.name)
 
     made_of = fingerprint(recipe.name, recipe.image, recipe.base)

@@ -48,6 +48,7 @@ class Image(strict.StrictModel):
     optional: list[Line] = Field(default_factory=list)
     python: list[Line] = Field(default_factory=list)
     requirements: bool = False
+    project: bool = False
     space_bytes: int = Field(ge=0)
 
     @model_validator(mode="after")
@@ -65,7 +66,7 @@ class Image(strict.StrictModel):
     @property
     def is_ours(self) -> bool:
         """Whether a part of it comes from here, so that no registry has it whole."""
-        return bool(self.python) or self.requirements
+        return bool(self.python) or self.requirements or self.project
 
 
 class _Catalogue(strict.StrictModel):

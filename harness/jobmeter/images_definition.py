@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from jobmeter.errors import ImageError
 from jobmeter.images_catalogue import DEFINITIONS, Base, Image
 from jobmeter.images_lock import LockedImage
+from jobmeter.suite.sources import copy_tree
 from jobmeter.templating import render
 
 
@@ -74,7 +75,8 @@ def definition_text(image: Image, build: ImageBuild) -> str:
 def fingerprint(name: str, image: Image, base: Base) -> str:
     """Return the sha256 of everything of ours that makes up an image.
 
-    It does not depend on where a root file system or a folder of wheels lies.
+    It does not depend on where a root file system or a folder of wheels lies, nor on the sources
+    in the image of the tests, which tells itself which they are.
 
     Raises:
         ImageError: a package that is copied in is not installed here.
@@ -105,8 +107,21 @@ def outdated(locked: LockedImage, image: Image | None) -> str | None:
     return f"{locked.file}: its definition has changed since; {again.format('build')}"
 
 
-def stage(image: Image, build: ImageBuild, folder: Path, wheelhouse: Path | None) -> Path:
+def stage(
+    image: Image,
+    build: ImageBuild,
+    folder: Path,
+    wheelhouse: Path | None,
+    project: Path | None = None,
+) -> Path:
     """Write the definition and what it copies into the new ``folder``; return the definition.
+
+    Args:
+        image: Its entry in the list.
+        build: What was decided.
+        folder: To be made.
+        wheelhouse: Folder of Python packages that goes into it.
+        project: Source tree of jobmeter that goes into it.
 
     Raises:
         ImageError: a package that is copied in is not installed here.
@@ -119,6 +134,8 @@ def stage(image: Image, build: ImageBuild, folder: Path, wheelhouse: Path | None
         target.write_bytes(content)
     if wheelhouse is not None:
         shutil.copytree(wheelhouse, folder / "wheelhouse")
+    if project is not None:
+        copy_tree(project, folder / "project")
     definition = folder / f"{build.name}.def"
     definition.write_text(definition_text(image, build), encoding="utf-8")
     return definition
@@ -147,7 +164,7 @@ def _requirements_of_tests() -> str:
         raise ImageError(
             "what the tests require is not known, as jobmeter is not installed; pip install it"
         ) from cause
-    return "".join(f"{line}\n" for line in requirements(declared, "dev"))
+    return "".join(f"{line}\n" for line in requirements(declared, "tests"))
 
 
 def _sources(package: str) -> Iterator[tuple[Path, Path]]:

@@ -219,6 +219,52 @@ class ProbePaths:
         return self.folder / "output"
 
 
+@dataclass(frozen=True)
+class SuitePaths:
+    """Where the files of one test run lie (``jobmeter test``)."""
+
+    run: Path
+
+    @property
+    def script(self) -> Path:
+        """The script as submitted."""
+        return self.run / "tests.sbatch"
+
+    @property
+    def manifest(self) -> Path:
+        """What was asked for, and in which image it runs."""
+        return self.run / "tests.json"
+
+    @property
+    def plugins(self) -> Path:
+        """What pytest loads besides the tests."""
+        return self.run / "plugins"
+
+    @property
+    def plugin(self) -> Path:
+        """What keeps the JUnit file."""
+        return self.plugins / "jobmeter_junit.py"
+
+    @property
+    def sources(self) -> Path:
+        """Which sources are tested, where no image says it."""
+        return self.plugins / "SOURCES.json"
+
+    @property
+    def junit(self) -> Path:
+        """What became of each test so far."""
+        return self.run / "junit.xml"
+
+    @property
+    def job_output(self) -> Path:
+        """Folder of what pytest printed."""
+        return self.run / "output"
+
+    def log(self) -> Path | None:
+        """What pytest printed; None when the run has not started."""
+        return next(iter(sorted(self.job_output.glob("*.out"))), None)
+
+
 def _numbers_in(name: str) -> tuple[tuple[int, str], ...]:
     """Return the parts of a name so that numbers sort by their size.
 

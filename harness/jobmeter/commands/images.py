@@ -77,6 +77,10 @@ def build_command(
         Path | None,
         typer.Option("--wheelhouse", help="Folder of Python packages, in place of an index."),
     ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--source", help="Checkout of jobmeter whose tests go into image tests."),
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """Build images from their definitions into the folder."""
@@ -94,10 +98,11 @@ def build_command(
             chosen_base,
             root and root.absolute(),
             wheelhouse and wheelhouse.absolute(),
+            source,
         )
         for name, image in _chosen(names).items()
     ]
-    _make(_workshop(site, profile, folder), recipes, images_build.build, json_output)
+    _make(workshop(site, profile, folder), recipes, images_build.build, json_output)
 
 
 @app.command("pull")
@@ -110,7 +115,7 @@ def pull_command(
     recipes = [
         images_build.Recipe(name, image, "registry") for name, image in _chosen(names).items()
     ]
-    _make(_workshop(site, _profile(site), folder), recipes, images_build.pull, json_output)
+    _make(workshop(site, _profile(site), folder), recipes, images_build.pull, json_output)
 
 
 @app.command("verify")
@@ -203,7 +208,7 @@ def _chosen(names: Sequence[str] | None) -> Mapping[str, Image]:
     return images.chosen(names, catalogue)
 
 
-def _workshop(site: str, profile: SiteProfile, folder: Path | None) -> Workshop:
+def workshop(site: str, profile: SiteProfile, folder: Path | None) -> Workshop:
     """Return where images are made on this machine.
 
     What the profile does not say never falls into the user's home: layers are kept beside the
@@ -254,7 +259,7 @@ def _make(
     for recipe in recipes:
         began_s = time.monotonic()
         try:
-            with _progress(recipe.name) as say:
+            with progress(recipe.name) as say:
                 image = make(shop, recipe, say)
         except ImageError as error:
             if len(recipes) == 1:
@@ -276,7 +281,7 @@ def _make(
 
 
 @contextmanager
-def _progress(name: str) -> Iterator[Say]:
+def progress(name: str) -> Iterator[Say]:
     """Show on a terminal what is being done; in a pipe nobody is told."""
     from rich.console import Console
     from rich.markup import escape
