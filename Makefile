@@ -39,6 +39,7 @@ test-second-cluster: $(VENV)/.dev
 	tools/install-test-packages.sh tests/cluster_packages.txt
 	tools/get-second-root.sh $(PROGRAMS)/sid
 	tools/get-debian-base.sh $(PROGRAMS)/debian
+	tools/get-tests-base.sh $(PROGRAMS)/tests-base $(BIN)/python
 	JOBMETER_CLUSTER=sid $(BIN)/pytest tests/cluster tests/e2e
 
 test-vllm: $(VENV)/.dev

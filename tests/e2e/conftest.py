@@ -15,8 +15,13 @@ import second_root
 from slurm_user import User
 from testbed import Cluster
 
-# All tests run on the second cluster then.
-collect_ignore = ["test_second_cluster.py"] if second_root.chosen() else []
+# All tests run on the second cluster then. Runs of the tests themselves are native on one cluster,
+# and in a container, whose image takes minutes, on the other.
+collect_ignore = (
+    ["test_second_cluster.py", "test_test_runs.py"]
+    if second_root.chosen()
+    else ["test_contained_test_runs.py"]
+)
 if os.environ.get("JOBMETER_VLLM") != "1":
     # Its environment takes minutes to make, and 3.5 GB: `make test-vllm`.
     collect_ignore += ["test_vllm.py", "vllm"]

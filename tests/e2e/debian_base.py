@@ -19,12 +19,11 @@ def missing():
     return (*second_root.missing(), *lacking)
 
 
-def give(cluster):
-    """Put the root file system into the user's home, as if unpacked there from a tarball."""
-    target = cluster.home / Path(INSIDE).name
-    subprocess.run(["cp", "--archive", "--reflink=auto", str(ROOT), str(target)], check=True)
+def give(cluster, root=ROOT):
+    """Put a root file system into the user's home, as if unpacked there from a tarball."""
+    target = cluster.home / root.name
+    subprocess.run(["cp", "--archive", "--reflink=auto", str(root), str(target)], check=True)
     owner = cluster.home.stat()
     for here, folders, files in os.walk(target):
         for name in (".", *folders, *files):
             os.chown(Path(here, name), owner.st_uid, owner.st_gid, follow_symlinks=False)
-    return INSIDE

@@ -271,6 +271,7 @@ END = "</testsuite></testsuites>"
         (None, "FATAL: no\n\n", "FAILED", "before a test; it said: FATAL: no; all of it: ", 1),
         (None, None, "CANCELLED", "ended as CANCELLED before a test; it said: nothing", 1),
         (head("4") + END, "usage", "FAILED", "before a test; it said: usage", 1),
+        (head("4") + END, "x ERROR: no\n\n== end\n", "FAILED", "it said: ERROR: no; all of", 1),
     ],
 )
 def test_a_run_that_is_not_whole_says_why(tmp_path, junit, said, state, problem, code):

@@ -13,7 +13,7 @@ from jobmeter.errors import RunFolderError
 from jobmeter.manifest import UsedImage
 from jobmeter.paths import SuitePaths
 from jobmeter.suite.junit import Result, read_junit
-from jobmeter.suite.run import SCHEMA_VERSION, Ending, last_line
+from jobmeter.suite.run import SCHEMA_VERSION, Ending, last_words
 
 NO_TESTS = 5
 """pytest's exit code when nothing was chosen."""
@@ -32,7 +32,7 @@ class Report:
         image: In which it ran; None without a container.
         ending: How the job ended.
         result: What its JUnit file tells; None where there is none.
-        last_line: Of what was printed.
+        last_words: Of what was printed.
         junit: The JUnit file.
         log: What was printed; None where nothing was.
     """
@@ -42,7 +42,7 @@ class Report:
     image: UsedImage | None
     ending: Ending
     result: Result | None
-    last_line: str
+    last_words: str
     junit: Path
     log: Path | None
 
@@ -63,12 +63,12 @@ class Report:
         advice = "ask for more with --time" if ending.state == "TIMEOUT" else f"see {self.log}"
         return (
             f"{who} ended as {ending.state} after {result.over} of {result.selected} tests; "
-            f"{advice}; it said: {self.last_line}"
+            f"{advice}; it said: {self.last_words}"
         )
 
     @property
     def _said(self) -> str:
-        return self.last_line if self.log is None else f"{self.last_line}; all of it: {self.log}"
+        return self.last_words if self.log is None else f"{self.last_words}; all of it: {self.log}"
 
     @property
     def exit_code(self) -> int:
@@ -90,7 +90,7 @@ def report_of(paths: SuitePaths, site: str, image: UsedImage | None, ending: End
         image=image,
         ending=ending,
         result=result,
-        last_line=last_line(paths),
+        last_words=last_words(paths),
         junit=paths.junit,
         log=paths.log(),
     )

@@ -165,6 +165,7 @@ def _settings(source: Path | None) -> tuple[str, ...]:
     return (
         ShellText(f"PYTHONPATH={':'.join(modules)}"),
         "PYTHONDONTWRITEBYTECODE=1",
+        "PYTHONUNBUFFERED=1",  # a job that is killed leaves its last line, too
         ShellText('HOME="$WORK"'),
         ShellText('TMPDIR="$WORK"'),
         ShellText('HYPOTHESIS_STORAGE_DIRECTORY="$WORK"/hypothesis'),

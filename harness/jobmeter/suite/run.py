@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -29,6 +30,8 @@ CANCEL_LIMIT_S = 5.0
 
 SEEN_LIMIT_S = 30.0
 """What a node wrote may be seen later here, on a network file system."""
+
+_COMPLAINT = re.compile(r"\b(FATAL|ERROR|jobmeter|slurmstepd): .*")
 
 Say = Callable[[str], None]
 
@@ -181,13 +184,24 @@ def _progress(paths: SuitePaths) -> str:
 
 
 def last_line(paths: SuitePaths) -> str:
-    """Return the last line of what pytest, or who should have started it, has printed."""
+    """Return the last line of what pytest has printed."""
+    lines = _lines(paths)
+    return lines[-1][:200] if lines else "nothing"
+
+
+def last_words(paths: SuitePaths) -> str:
+    """Return the last complaint of pytest, or of who should have started it; else the last line."""
+    complaints = [match[0] for line in _lines(paths) if (match := _COMPLAINT.search(line))]
+    return complaints[-1][:400] if complaints else last_line(paths)
+
+
+def _lines(paths: SuitePaths) -> list[str]:
+    """Return the lines at the end of the log that are not empty."""
     path = paths.log()
     if path is None:
-        return "nothing"
+        return []
     text = path.read_bytes()[-4000:].decode("utf-8", "replace")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else "nothing"
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _await_end(job_id: str, teller: _Teller) -> str:
