@@ -76,10 +76,10 @@ class SuiteUser:
         """Return the folder of the only run in ``name``; None before there is one."""
         return next((self.user.cluster.home / name).glob("tests-*"), None)
 
-    def over(self, name):
-        """Return how many tests are over, by the file that the job writes."""
+    def passed(self, name):
+        """Return how many tests have passed, by the file that the job writes."""
         try:
-            return read_junit(self.folder(name) / "junit.xml").over if self.folder(name) else 0
+            return read_junit(self.folder(name) / "junit.xml").passed if self.folder(name) else 0
         except RunFolderError:
             return 0
 
@@ -88,7 +88,7 @@ class SuiteUser:
         words = ("test", *self.options, "--runs", name, "-k", "waits_here or passes_here")
         process = self.user.cluster.popen("/opt/jobmeter/bin/jobmeter", *words)
         until(
-            lambda: self.over(name) >= 1 or process.poll() is not None,
+            lambda: self.passed(name) == 1 or process.poll() is not None,
             180,
             lambda: f"no test is over in {name}",
         )

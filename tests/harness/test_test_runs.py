@@ -137,7 +137,7 @@ def test_every_test_that_ran_is_told_with_its_outcome(finished):
         "tests/test_plain.py::test_mended": ("failed", "[XPASS(strict)] gone"),
     }
     assert (result.passed, result.exit_code, result.torn) == (1, 1, False)
-    assert result.selected == 8
+    assert result.selected == result.over == 9
     assert result.complete
 
 

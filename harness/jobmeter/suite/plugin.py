@@ -114,7 +114,8 @@ class Recorder:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Write the head: from here on the file is there."""
-        self._selected = len(session.items)
+        # A file that could not be collected is told as one test.
+        self._selected = len(session.items) + len(self._cases)
         self._sources = _sources(session.config.rootpath)
         self._open()
 
