@@ -130,7 +130,8 @@ def mark_command(
     """
     from jobmeter import attach_control
 
-    marked = attach_control.mark(_going(run, runs).attempt, checked_phase(phase))
+    phase = checked_phase(phase)
+    marked = attach_control.mark(_going(run, runs).attempt, phase)
     again = "" if marked.phase == phase else f" ({phase} was used before)"
     typer.echo(
         f"phase {marked.phase}{again} began; {marked.answered} of {marked.asked} targets answered"
