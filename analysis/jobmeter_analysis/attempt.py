@@ -7,7 +7,8 @@ at all is an error.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from jobmeter.accounting import JobAccounting, read_accounting
 from jobmeter.errors import RecordingError, RunFolderError
 from jobmeter.events import EventLog, read_events
 from jobmeter.manifest import PlannedTarget, RunManifest, read_manifest
-from jobmeter.paths import AttemptPaths, RunPaths
+from jobmeter.paths import AttemptPaths, RunPaths, Side
 from jobmeter.window import Phase, job_window, phases_from
 from jobmeter_analysis.catalogue import Catalogue, metrics_of
 from jobmeter_analysis.clients import ClientNumber, client_rows
@@ -27,6 +28,7 @@ from jobmeter_analysis.targets import (
     RUN_INFO,
     SAME_CLOCK,
     UNKNOWN_CLOCK,
+    Boundary,
     Clock,
     Edge,
     Target,
@@ -137,7 +139,7 @@ def read_attempt(
     if nodes_known:
         clocks[nodes[0]] = SAME_CLOCK  # Prometheus and the job script are there
     builders = _builders(manifest, nodes, log, edges, vocabulary)
-    _fill(builders, series, edges)
+    _fill(builders, series, _with_silence(edges, manifest, nodes))
     targets = tuple(
         builder.build(None if began_before else job_start, clocks.get(name.node, UNKNOWN_CLOCK))
         for name, builder in builders.items()
@@ -297,6 +299,32 @@ def _found(log: EventLog) -> Iterator[tuple[PlannedTarget, str, int]]:
     for event in log.named("endpoint_found"):
         service = str(event.fields.get("service"))
         yield PlannedTarget(service, "every_node", "payload"), event.node, event.time_ms
+
+
+def _with_silence(
+    edges: Mapping[TargetName, Sequence[Edge]], manifest: RunManifest, nodes: tuple[str, ...]
+) -> Mapping[TargetName, Sequence[Edge]]:
+    """Return the edges with a fetch that failed for each that should have been there and is not.
+
+    Of a component that was given up the job asks no more, which is no less silent.
+    """
+    asked: dict[tuple[str, Side | Literal["boot"]], Boundary] = {}
+    for of_target in edges.values():
+        for edge in of_target:
+            if edge.boundary.side != "boot":
+                asked.setdefault((edge.boundary.phase, edge.boundary.side), edge.boundary)
+    whole = {name: list(of_target) for name, of_target in edges.items()}
+    for planned in manifest.targets:
+        for node in nodes if planned.placement == "every_node" else nodes[:1]:
+            of_target = whole.setdefault(TargetName(planned.service, node), [])
+            have = {(edge.boundary.phase, edge.boundary.side) for edge in of_target}
+            if planned.kind == "stack":
+                of_target += [
+                    Edge(replace(boundary, usable=False, whole=False, left=False), None)
+                    for key, boundary in asked.items()
+                    if key not in have
+                ]
+    return whole
 
 
 def _fill(
