@@ -41,6 +41,8 @@ def story(steps=9, ranks=RANKS, seconds=None):
             page.add("training_samples_total", 8.0, **labels)
             page.add("training_tokens_total", 8.0 * 1024, **labels)
             page.add("training_data_wait_seconds_total", took / 4, **labels)
+            page.add("training_forward_seconds_total", took / 4, **labels)
+            page.add("training_backward_seconds_total", took / 2, **labels)
             page.observe(STEP, [took], EDGES, **labels)
             page.set("training_loss", 9.0 - step + abs(step - 6), **labels)
             page.set("training_learning_rate", 1e-4, **labels)
@@ -87,6 +89,8 @@ TRUTH = {
     "step_seconds_mean": 0.25,
     "data_wait_seconds_total": 2.0,
     "data_wait_ratio": 0.25,
+    "forward_seconds_total": 2.0,
+    "backward_seconds_total": 4.0,
     "tokens_per_step": 8 * 1024,
     "moe_routed_tokens_total": 8 * 200,
     "moe_expert_balance_ratio_mean": (25 / 40 + 1) / 2,

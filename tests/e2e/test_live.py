@@ -142,7 +142,9 @@ phases:
   - name: look
     run: |
       until {look} | tee look.txt | grep -q cpu=; do :; done
-      {ask} --password-file $JOBMETER_PASSWORD_FILE >asked.txt; echo $? >>asked.txt
+      # Until it has taken up its targets it is not healthy.
+      until {ask} --password-file $JOBMETER_PASSWORD_FILE >asked.txt; do sleep 0.5; done
+      echo $? >>asked.txt
       {ask} >refused.txt; echo $? >>refused.txt
 """
     run = user.submit("inside.yaml", text)
