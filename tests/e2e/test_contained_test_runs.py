@@ -120,3 +120,12 @@ def test_a_file_that_is_no_image_is_refused(suite, user):
     done = suite.test("damaged", "--image", "no.sif")
     assert done.returncode == 1
     assert "no.sif: damaged: it does not begin as a SIF file" in done.stderr
+
+
+def test_tests_of_every_part_run_there(suite):
+    words = "test_exposition or test_arithmetic or test_render or test_page or test_copied_tree"
+    code, told, said = suite.told("parts", "-k", words)
+    assert code == 0, [
+        (case["name"], case["words"]) for case in told["others"] if case["outcome"] != "skipped"
+    ]
+    assert told["tests"]["passed"] > 50, said

@@ -18,7 +18,10 @@ FOLDERS = (
 )
 """What of a source tree is copied, beside the files at its top that have no dot in front."""
 
-_UNWANTED = re.compile(r"\..*|__pycache__|.*\.(pyc|egg-info)")
+IDENTITY = "SOURCES.json"
+"""Says in a copy which tree it is a copy of; no part of it."""
+
+_UNWANTED = re.compile(rf"\..*|__pycache__|.*\.(pyc|egg-info)|{IDENTITY}")
 
 
 def source_tree(given: Path | None) -> Path:
@@ -60,7 +63,7 @@ def copy_tree(tree: Path, target: Path) -> None:
         copy = target / path.relative_to(tree)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy)
-    (target / "SOURCES.json").write_text(json.dumps(identity(tree), indent=2) + "\n", "utf-8")
+    (target / IDENTITY).write_text(json.dumps(identity(tree), indent=2) + "\n", "utf-8")
 
 
 def identity(tree: Path) -> Mapping[str, str | None]:

@@ -15,7 +15,7 @@ import re
 import threading
 import time
 
-KEY = os.environ["QDRANT__SERVICE__API_KEY"]
+KEY = os.environ.get("QDRANT__SERVICE__API_KEY")
 VERSION = os.environ.get("STAND_IN_VERSION", "1.16.0")
 EDGES_S = {
     "1.16.0": (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 10, 50),

@@ -8,7 +8,7 @@
 #
 # Nothing here ends the script, and none of its options, traps, jobs and descriptors is touched; what EXIT
 # was trapped for is still done. There is no secret in this file, but it needs the folder that SECRETS names.
-# shellcheck disable=SC2016,SC2034,SC2317
+# shellcheck disable=SC2016,SC2034,SC2317,SC2329
 if [[ ${BASH_SOURCE[0]} != "$0" ]]; then
   JOBMETER__FILE=${BASH_SOURCE[0]}
   [[ $JOBMETER__FILE == /* ]] || JOBMETER__FILE=$PWD/$JOBMETER__FILE

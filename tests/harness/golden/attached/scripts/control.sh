@@ -2,7 +2,7 @@
 # Control of run run-1, written by jobmeter 0 for site meluxina: what the
 # job script is for a submitted job, for an allocation that was there before. A step of its own on the
 # first node. It ends with the allocation, or when it is told to by "jobmeter detach".
-# shellcheck disable=SC2016,SC2034,SC2317
+# shellcheck disable=SC2016,SC2034,SC2317,SC2329
 PROLOGUE_FAILED=''
 trap 'PROLOGUE_FAILED+="${PROLOGUE_FAILED:+; }$BASH_COMMAND (status $?)"' ERR
 module load env/release/2024.1

@@ -5,7 +5,7 @@
 # It speaks to job.sbatch in lines of tab-separated fields on its standard output, so that only the
 # first node writes into the run directory:
 #   EVENT node name key json ...    TARGETS node service=host:port/path ...
-# shellcheck disable=SC2016,SC2034,SC2317
+# shellcheck disable=SC2016,SC2034,SC2317,SC2329
 set -u -o pipefail
 umask 077
 

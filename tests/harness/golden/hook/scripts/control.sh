@@ -1,7 +1,7 @@
 #!/bin/bash
 # Control of one run of a job script that sources the hook, on the node of that script. It ends with the
 # script, or when it is told to by "jobmeter_stop".
-# shellcheck disable=SC2016,SC2034,SC2317
+# shellcheck disable=SC2016,SC2034,SC2317,SC2329
 PROLOGUE_FAILED=''
 trap 'PROLOGUE_FAILED+="${PROLOGUE_FAILED:+; }$BASH_COMMAND (status $?)"' ERR
 module load env/release/2024.1

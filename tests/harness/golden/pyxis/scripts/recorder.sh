@@ -2,7 +2,7 @@
 # Prometheus of run run-1, on the first node. Reads commands on its standard input
 # (checkpoint); at its end, whatever became of the job script, Prometheus is closed and the
 # recording copied as a whole.
-# shellcheck disable=SC2016,SC2034,SC2317
+# shellcheck disable=SC2016,SC2034,SC2317,SC2329
 set -u -o pipefail
 umask 077
 

@@ -5,7 +5,7 @@
 #   SERVICE node label address:port metrics-address   it is ready (- for no metrics)
 #   FAILED node label why                             it was never ready
 #   LOST node label why                               it was, and has ended
-# shellcheck disable=SC2016,SC2034,SC2317
+# shellcheck disable=SC2016,SC2034,SC2317,SC2329
 set -u -o pipefail
 umask 077
 
