@@ -25,6 +25,11 @@ collect_ignore = (
 if os.environ.get("JOBMETER_VLLM") != "1":
     # Its environment takes minutes to make, and 3.5 GB: `make test-vllm`.
     collect_ignore += ["test_vllm.py", "vllm"]
+if os.environ.get("JOBMETER_DDP") != "1":
+    # Not steady yet: a count of the second phase may be estimated where the ranks start within a
+    # clock tick of it, and once the ranks did not meet. `make test-ddp`.
+    collect_ignore += ["test_ddp.py"]
+collect_ignore += ["programs"]  # of payloads: no tests, nor to be imported
 
 JOBMETER = Path(sys.executable).parent / "jobmeter"
 
