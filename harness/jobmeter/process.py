@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from jobmeter.errors import ProcessError
 
@@ -67,21 +69,9 @@ def run_in_foreground(command: Sequence[str]) -> int:
     wait for it to end in order either way. 128 + N means that signal N killed it.
     """
     child = subprocess.Popen(list(command))  # noqa: S603 - a list of words, no shell
-
-    def stay(_number: int, _frame: FrameType | None) -> None:
-        # A handler, not SIG_IGN: what we ignore, bash could never trap.
-        pass
-
-    def forward(number: int, _frame: FrameType | None) -> None:
-        child.send_signal(number)
-
-    before = signal.signal(signal.SIGINT, stay), signal.signal(signal.SIGTERM, forward)
-    try:
-        code = child.wait()
-    finally:
-        signal.signal(signal.SIGINT, before[0])
-        signal.signal(signal.SIGTERM, before[1])
-    return code if code >= 0 else 128 - code
+    with _waited_for(child):
+        child.wait()
+    return _exit_code(child)
 
 
 def start_detached(
@@ -140,8 +130,18 @@ def run_followed(
         cwd=folder,
         env={**os.environ, **environment},
     )
+    with _waited_for(child), child:
+        for text in child.stdout or ():
+            line(text.rstrip())
+    return _exit_code(child)
+
+
+@contextlib.contextmanager
+def _waited_for(child: subprocess.Popen[Any]) -> Iterator[None]:
+    """Outlive a Ctrl-C, which reaches ``child`` directly, and pass a SIGTERM on to it."""
 
     def stay(_number: int, _frame: FrameType | None) -> None:
+        # A handler, not SIG_IGN: what we ignore, bash could never trap.
         pass
 
     def forward(number: int, _frame: FrameType | None) -> None:
@@ -149,10 +149,12 @@ def run_followed(
 
     before = signal.signal(signal.SIGINT, stay), signal.signal(signal.SIGTERM, forward)
     try:
-        with child:
-            for text in child.stdout or ():
-                line(text.rstrip())
+        yield
     finally:
         signal.signal(signal.SIGINT, before[0])
         signal.signal(signal.SIGTERM, before[1])
+
+
+def _exit_code(child: subprocess.Popen[Any]) -> int:
+    """Return what a shell would say of how ``child`` ended: 128 + N for signal N."""
     return child.returncode if child.returncode >= 0 else 128 - child.returncode
