@@ -395,6 +395,8 @@ class _Rows:
             ), False
         absent = self._answered_without(first)
         if absent:
+            if self._came_since_start():
+                return [(a, float("nan")), *(one for one in absent[-1:] if one[0] > a)], False
             opening = [one for one in absent if one[0] <= a][-1:]
             return [*opening, *(one for one in absent[-1:] if one not in opening)], False
         torn = self._torn_before(first)
@@ -494,6 +496,15 @@ class _Rows:
         a = self._phase.window.start_ms
         earlier = [one for one in self._target.boundaries if one.after_ms <= a]
         return bool(earlier) and max(earlier, key=lambda one: one.after_ms).left
+
+    def _came_since_start(self) -> bool:
+        """Whether nobody was there at the start of the phase, and the first reading is of who came.
+
+        An earlier process that answered without the counters says nothing of this one then.
+        """
+        if not (self._left_before_start() or self._nobody_at_start()):
+            return False
+        return self._begun_since_start(0) is True
 
     def _begun_of(self, row: int) -> float | None:
         """Return when the process that answered at ``row`` began; None if unknown.

@@ -107,6 +107,18 @@ def test_a_payload_that_did_not_answer_at_the_start_began_at_zero():
     assert interval(increase(one, KPI, PHASE)) == (8, 8, 8, "exact")
 
 
+@pytest.mark.parametrize("begun_s", [99.5, 101.0])
+def test_what_only_a_later_process_counts_began_with_it(begun_s):
+    """An earlier one answered without it, and left; whoever came since then began at zero."""
+    begun = {"process_start_time_seconds": (track([(90_000, 10.0), (120_000, begun_s)]),)}
+    ends = (
+        Boundary("before", "end", A - 5000, A - 5000, True, True, left=True),
+        Boundary("main", "end", B - 3, B - 3, True, True, left=True),
+    )
+    one = target([(120_000, 3)], {1: 8.0}, boundaries=ends, up=[90_000, 120_000], **begun)
+    assert interval(increase(one, KPI, PHASE)) == (8, 8, 8, "exact")
+
+
 def test_a_process_that_is_older_than_the_phase_did_not_begin_at_zero():
     begun = {"process_start_time_seconds": (track([(120_000, 50.0)]),)}
     silent = (boundary("start", usable=False), ENDS[1])
