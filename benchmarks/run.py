@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tables import progress
 
 README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- begin of the last output -->\n", "<!-- end of the last output -->\n"
+HEADING = "### "
 SHORTEST_S = 30
 PARTS = ("startup", "cost", "exporters", "analysis")
 PACKAGES = ("httpx", "numpy", "pandas", "pypdu")
@@ -32,40 +34,40 @@ def main() -> None:
     # The ends of all "with" blocks remove what was started, also when this is terminated.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     parts = given.parts
-    sections = [_circumstances()]
+    circumstances = _circumstances()
+    measured: dict[str, str] = {}
     if {"startup", "cost"} & set(parts):
-        sections += _on_the_cluster(given, parts)
+        measured |= _on_the_cluster(given, parts)
     if "exporters" in parts:
         import exporters_cost
 
-        text = exporters_cost.measure(given.scrapes, given.idle)
-        sections.append(f"### Cost of each exporter\n\n{text}")
+        measured["Cost of each exporter"] = exporters_cost.measure(given.scrapes, given.idle)
     if "analysis" in parts:
         import analysis_throughput
 
-        text = analysis_throughput.measure(
+        measured["Throughput of the analysis"] = analysis_throughput.measure(
             given.nodes, given.cpus, given.hours, given.repeats, alone=given.alone
         )
-        sections.append(f"### Throughput of the analysis\n\n{text}")
-    result = "\n".join(sections)
-    print(result)
+    sections = {title: f"{circumstances}\n{text}" for title, text in measured.items()}
+    print(_joined(sections))
     if given.write:
-        _write(result)
+        _write(sections)
 
 
-def _on_the_cluster(given: argparse.Namespace, parts: tuple[str, ...]) -> list[str]:
+def _on_the_cluster(given: argparse.Namespace, parts: tuple[str, ...]) -> dict[str, str]:
     import monitoring_cost
     import startup
     from installed_cluster import user_of_three_nodes
 
-    sections = []
+    measured = {}
     with user_of_three_nodes() as user:
         if "startup" in parts:
-            sections.append(f"### Start and end of a job\n\n{startup.measure(user, given.jobs)}")
+            measured["Start and end of a job"] = startup.measure(user, given.jobs)
         if "cost" in parts:
-            text = monitoring_cost.measure(user, tuple(given.intervals), given.seconds)
-            sections.append(f"### Cost of the monitoring\n{text}")
-    return sections
+            measured["Cost of the monitoring"] = monitoring_cost.measure(
+                user, tuple(given.intervals), given.seconds
+            )
+    return measured
 
 
 def _circumstances() -> str:
@@ -105,12 +107,22 @@ def _program_version(name: str) -> str:
     return f"{'Slurm' if name == 'slurmctld' else name} {number}"
 
 
-def _write(result: str) -> None:
+def _write(sections: Mapping[str, str]) -> None:
+    """Put what was measured now in the place of what was before; other sections stay."""
     text = README.read_text()
     before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
-    README.write_text(f"{before}{BEGIN}\n{result}\n{END}{after}")
+    last, _, after = rest.partition(END)
+    README.write_text(f"{before}{BEGIN}\n{_joined(_sections(last) | sections)}\n{END}{after}")
     progress(f"written into {README}")
+
+
+def _sections(text: str) -> dict[str, str]:
+    parts = (part.partition("\n") for part in text.split(HEADING)[1:])
+    return {title: body.strip("\n") + "\n" for title, _, body in parts}
+
+
+def _joined(sections: Mapping[str, str]) -> str:
+    return "\n".join(f"{HEADING}{title}\n\n{text}" for title, text in sections.items())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -119,7 +131,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--only", dest="parts", nargs="+", choices=PARTS, default=PARTS, help="which parts")
-    add("--write", action="store_true", help="put the result into README.md")
+    add(
+        "--write",
+        action="store_true",
+        help="put the result into README.md, in the place of that of the same parts",
+    )
     add("--jobs", type=int, default=10, help="short jobs (startup)")
     add("--intervals", type=int, nargs="+", default=[5, 1], help="seconds (cost)")
     add("--seconds", type=int, default=120, help="length of the payload (cost)")
