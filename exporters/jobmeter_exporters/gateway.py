@@ -3,7 +3,8 @@
 ``/metrics/SERVICE`` on the port of the exporters is the service's own exposition, byte for byte,
 for each ``--gateway-upstream SERVICE=URL`` and for each file in ``--gateway-endpoints-dir`` that
 reads ``{"service": "vllm", "url": "http://127.0.0.1:8000/metrics"}``. Such files may come, change
-and go while the job runs; an option of the same name counts before a file.
+and go while the job runs; an option of the same name counts before a file. Where the service asks
+for a token, ``"bearer_file"`` names the file that holds it, and the gateway shows it.
 
 Only ``http`` and only this machine, unless ``--gateway-allow-host`` names another one: nothing
 there would check a certificate. Of a request, ``Accept`` and ``Accept-Encoding`` are passed on and

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from collections.abc import Collection
 from pathlib import Path
@@ -21,8 +22,9 @@ Version = tuple[int, int, int]
 class EndpointFolder:
     """Reads ``*.json`` of a folder, each file again only when it has changed.
 
-    A file holds ``{"service": "vllm", "url": "http://127.0.0.1:8000/metrics"}``; other keys are the
-    business of others. The folder may come later, and files may come, change and go.
+    A file holds ``{"service": "vllm", "url": "http://127.0.0.1:8000/metrics"}``, and
+    ``"bearer_file"`` where the service asks for a token; other keys are the business of others. The
+    folder may come later, and files may come, change and go.
 
     Args:
         folder: Where they are.
@@ -109,11 +111,25 @@ def parse_endpoint(text: str, allowed_hosts: Collection[str]) -> Upstream:
     try:
         data = json.loads(text)
         service, url = data["service"], data["url"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        service = url = None
+        bearer_file = data.get("bearer_file")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        service = url = bearer_file = None
     if not isinstance(service, str) or not isinstance(url, str):
         raise ExporterError('is not {"service": NAME, "url": "http://127.0.0.1:PORT/metrics"}')
-    return upstream(service, url, allowed_hosts)
+    if not isinstance(bearer_file, str | None):
+        raise ExporterError(f"bearer_file: {bearer_file!r} is not the path of a file; give one")
+    bearer = None if bearer_file is None else _bearer(Path(bearer_file))
+    return upstream(service, url, allowed_hosts, bearer)
+
+
+def _bearer(path: Path) -> str:
+    try:
+        text = _read_text(path).strip()
+    except OSError as cause:
+        raise ExporterError(f"bearer_file {path} cannot be read: {cause.strerror}") from cause
+    if not re.fullmatch(r"[!-~]+", text):
+        raise ExporterError(f"bearer_file {path} does not hold one word; write the token into it")
+    return text
 
 
 def _read_text(path: Path) -> str:

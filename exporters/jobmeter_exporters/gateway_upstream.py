@@ -8,7 +8,7 @@ import re
 import socket
 import time
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -48,6 +48,7 @@ class Upstream:
         port: TCP port.
         target: Path and query, as in the request line.
         anywhere: Whether it may be on another machine than this one.
+        bearer: What it asks for before it tells anything; None when it asks for nothing.
     """
 
     service: str
@@ -55,6 +56,7 @@ class Upstream:
     port: int
     target: str
     anywhere: bool = False
+    bearer: str | None = field(default=None, repr=False)
 
     @property
     def url(self) -> str:
@@ -63,8 +65,10 @@ class Upstream:
         return f"http://{host}:{self.port}{self.target.partition('?')[0]}"
 
 
-def upstream(service: str, url: str, allowed_hosts: Collection[str] = ()) -> Upstream:
-    """Return the service called ``service`` at ``url``.
+def upstream(
+    service: str, url: str, allowed_hosts: Collection[str] = (), bearer: str | None = None
+) -> Upstream:
+    """Return the service called ``service`` at ``url``, which may ask for a bearer's token.
 
     Raises:
         ExporterError: No such name or URL, or a host that may not be asked.
@@ -95,7 +99,7 @@ def upstream(service: str, url: str, allowed_hosts: Collection[str] = ()) -> Ups
             f"{service}: {host} is not on this machine; bind the service to 127.0.0.1, "
             f"or give --gateway-allow-host {host}"
         )
-    return Upstream(service, host, port, target, allowed)
+    return Upstream(service, host, port, target, allowed, bearer)
 
 
 class Exposition:
@@ -161,6 +165,8 @@ class Exposition:
             asked = {"accept-encoding": "identity"} | {
                 name: " ".join(headers[name].split()) for name in PASSED_ON if name in headers
             }
+            if self._source.bearer is not None:
+                asked["authorization"] = f"Bearer {self._source.bearer}"
             for name, value in asked.items():
                 self._connection.putheader(name, value)
             self._connection.putheader("Connection", "close")

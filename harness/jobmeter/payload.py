@@ -143,7 +143,7 @@ def _service(name: str, where: str) -> Names:
     """Return what a placeholder may name of a service; the job sets the variables."""
     fields = {
         field: ShellText(f"${{{service_variable(field, name)}}}")
-        for field in ("url", "urls", "host", "port", "key")
+        for field in ("url", "urls", "host", "port", "node", "key")
     }
     return Names(f"something of service {name!r}:", fields, where)
 

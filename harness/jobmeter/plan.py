@@ -179,6 +179,7 @@ class Plan:
         if not self.contained:
             return ()
         components = {"prometheus", *(target.component for target in self.node_targets)}
+        components |= {"gateway"} if self.services.gated else set()
         stack = image_names(components | ({"exporters"} if self.found_exporters else set()))
         theirs = {one.image for one in self.services.every if one.image and "/" not in one.image}
         return tuple(sorted({*stack, *theirs}))

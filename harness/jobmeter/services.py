@@ -10,6 +10,7 @@ import graphlib
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from jobmeter.errors import SpecError
 from jobmeter.images_catalogue import read_catalogue
@@ -28,6 +29,8 @@ from jobmeter.templating import ShellText, path_word
 
 LOOPBACK = "127.0.0.1"
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - behind the key of the run where the server knows keys
+FIRST_NODE = 0
+"""Of Prometheus and of the phases."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,15 @@ class PlannedEndpoint:
     Args:
         port: Name of the port.
         path: On it.
-        kind: ``payload`` for everybody, ``keyed`` for who shows the key of the run.
+        kind: How it is scraped: ``payload`` without a password, ``keyed`` with the key of the run,
+            ``gated`` through our gateway on its node, as others cannot reach it.
+        keyed: Whether the service itself asks for the key.
     """
 
     port: str
     path: str
-    kind: str
+    kind: Literal["payload", "keyed", "gated"]
+    keyed: bool
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,11 @@ class PlannedServices:
     def every(self) -> tuple[PlannedService, ...]:
         """All of them, in the order in which they are started."""
         return tuple(service for level in self.levels for service in level)
+
+    @property
+    def gated(self) -> tuple[PlannedService, ...]:
+        """Those that are recorded through a gateway on their nodes."""
+        return tuple(one for one in self.every if one.metrics and one.metrics.kind == "gated")
 
     @property
     def keep_snapshots(self) -> bool:
@@ -207,13 +218,8 @@ def _planned(
     service = spec.services[name]
     where = placeholders.where(f"services.{name}")
     text = _Texts(name, service, recipe, placeholders, where)
-    listen = _listen_host(service, spec.resources.nodes, where)
+    listen = _listen_host(service, spec.resources.nodes)
     settings = {**recipe.environment, **(recipe.offline if offline else {}), **service.environment}
-    metrics = None
-    if recipe.metrics is not None:
-        path = text.plain(recipe.metrics.path, "metrics_path")
-        kind = "keyed" if recipe.metrics.key else "payload"
-        metrics = PlannedEndpoint(recipe.metrics.port, path, kind)
     if service.nodes > 1 and not recipe.follower:
         raise SpecError(
             f"{where}.nodes: {service.nodes}, but a service by recipe {service.recipe!r} has one "
@@ -225,12 +231,15 @@ def _planned(
             f"{where}.image: no image {image!r}; {nearest(image, list(read_catalogue()))}, or "
             "write the path of a file"
         )
+    places = [
+        _nodes(service, replica, spec.resources.nodes, where) for replica in range(service.replicas)
+    ]
     return tuple(
         PlannedService(
             label=name if service.replicas == 1 else f"{name}-{replica}",
             name=name,
             image=image,
-            nodes=_nodes(service, replica, spec.resources.nodes, where),
+            nodes=nodes,
             listen_host=listen,
             ports=(MAIN_PORT, *recipe.ports),
             command=text.commands(recipe.command, service.args),
@@ -240,7 +249,7 @@ def _planned(
             version=tuple(text.word(word, "version") for word in recipe.version),
             ready_path=text.plain(recipe.ready.path, "ready_path"),
             limit_s=limit_s(recipe, service.ready_limit),
-            metrics=metrics,
+            metrics=_metrics(recipe, text, remote=listen == LOOPBACK and nodes[0] != FIRST_NODE),
             devices=recipe.devices == "gpu",
             snapshots=tuple(
                 PlannedSnapshot(
@@ -249,16 +258,22 @@ def _planned(
                 for kept, one in recipe.snapshots.items()
             ),
         )
-        for replica in range(service.replicas)
+        for replica, nodes in enumerate(places)
     )
 
 
-def _listen_host(service: Service, nodes: int, where: str) -> str:
-    if service.reach == "node" and service.node > 0:
-        raise SpecError(
-            f"{where}.reach: 'node', on node {service.node}; phases run on node 0 and could not "
-            "reach it"
-        )
+def _metrics(recipe: Recipe, text: _Texts, *, remote: bool) -> PlannedEndpoint | None:
+    """Return where the metrics are; ``remote`` when the node of Prometheus cannot reach them."""
+    if recipe.metrics is None:
+        return None
+    path = text.plain(recipe.metrics.path, "metrics_path")
+    kind: Literal["keyed", "payload"] = "keyed" if recipe.metrics.key else "payload"
+    return PlannedEndpoint(
+        recipe.metrics.port, path, "gated" if remote else kind, keyed=recipe.metrics.key
+    )
+
+
+def _listen_host(service: Service, nodes: int) -> str:
     reach = service.reach or ("job" if nodes > 1 else "node")
     return EVERYWHERE if reach == "job" else LOOPBACK
 

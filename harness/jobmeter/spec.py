@@ -16,7 +16,7 @@ from jobmeter.workload import Workload
 
 Exporter = Literal["node", "cgroup", "nvidia", "dcgm", "hl-smi", "queue"]
 
-OWN_SERVICES = (*get_args(Exporter), "helpers", "logs", "prometheus")
+OWN_SERVICES = (*get_args(Exporter), "gateway", "helpers", "logs", "prometheus")
 """``service`` labels of our own stack; an endpoint of the payload needs another name."""
 
 SHORTEST_INTERVAL_S = 0.1

@@ -58,6 +58,8 @@ COMPONENTS: Mapping[str, Component] = {
     ),
     "exporters": _OURS,
     "fallback": _OURS,
+    # A process of its own: pages of others, of whatever size, do not hold up our own numbers.
+    "gateway": _OURS,
     "dcgm": Component("dcgm-exporter", {}, (_RUN, _WORK), (_DEVICES,)),
     # It writes what it found into the attempt, and sees the folders of what it follows.
     "logs": Component(

@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from slurm_user import Table, until
+from slurm_user import UNTIL_TOLD, Table, kill, until
 
 PROGRAM = Path(__file__).parent / "programs" / "service.py"
 
@@ -239,3 +239,59 @@ def test_nothing_is_left_on_any_node_after_a_bad_end(way, user):
     for node in user.cluster.nodes:
         found = user.cluster.run("find", "/tmp", "-user", "hpc", node=node, check=False)
         assert found.stdout == ""
+
+
+NEAR = f"""
+name: near
+resources: {{nodes: 2, time: "00:05:00"}}
+monitoring: {{interval: 1s}}
+services:
+  web: {{recipe: keyed.yaml, node: 1, reach: node}}
+phases:
+  - name: work
+    run: |
+      there() {{ srun --overlap --mem=0 -N1 -n1 --nodelist={{{{ services.web.node }}}} curl "$@"; }}
+      there -sf -X POST {{{{ services.web.url }}}}/add/6
+      there -sf -H "Authorization: Bearer $CLIENT_KEY" $JOBMETER_URL_WEB/metrics >direct.prom
+      curl -s $JOBMETER_NODE_WEB:$JOBMETER_PORT_WEB/ready || echo "curl says $?"
+      curl -s -w '%{{http_code}}' $(cut -f 3 $JOBMETER_ATTEMPT_DIR/targets/gated.web.tsv)
+  - name: more
+    run: |
+      srun --overlap --mem=0 -N1 -n1 -w $JOBMETER_NODE_WEB curl -sf -X POST $JOBMETER_URL_WEB/add/7
+      {UNTIL_TOLD}
+"""
+
+
+@pytest.mark.cluster
+def test_what_only_its_own_node_can_reach_is_counted_exactly(user):
+    user.write("keyed.yaml", KEYED)
+    run = user.submit("near.yaml", NEAR)
+    run.wait_for_event("phase_start", phase="more")
+    # A gateway that dies is there again, where the edges find it.
+    kill(user, "mel0002", "--gateway-endpoints-dir", run.folder.name)
+    until(
+        lambda: len([e for e in run.events("component_start") if e["component"] == "gateway"]) == 2,
+        60,
+        lambda: str(run.events()),
+    )
+    run.enough()
+    run.wait_for_end()
+    assert "curl says 7" in run.output  # refused
+    assert "the user name and password of the run are needed\n401" in run.output
+    table = run.table()
+    reasons = table.manifest["reasons"]
+    assert not [reason for reason in reasons if not reason.startswith("gateway@mel0002")], reasons
+    for phase, count in (("work", 6), ("more", 7)):
+        row = table.one("work_units_total", phase=phase)
+        assert (row["entity"], row["value"], row["status"]) == ("web@mel0002", count, "exact")
+        cost = table.one("monitoring_cpu_seconds_total", phase=phase, entity="gateway@mel0002")
+        assert cost["value"] > 0
+    (target,) = [one for one in table.manifest["targets"] if one["service"] == "web"]
+    assert (target["node"], target["kind"]) == ("mel0002", "payload")
+    assert target["scrapes"] > 0
+    edge = run.attempt / "edges" / "work.end" / "web@mel0002.prom"
+    assert edge.read_bytes() == (user.cluster.home / "direct.prom").read_bytes()
+    key = (run.folder / "secrets" / "service.key").read_text()
+    said = [p for p in run.folder.rglob("*") if p.is_file() and "secrets" not in p.parts]
+    assert not [p for p in said if key.encode() in p.read_bytes()]
+    assert not [c for c in user.cluster.pids().values() if "gateway" in c]

@@ -139,6 +139,22 @@ def test_only_two_headers_reach_the_service(tmp_path):
     assert "am9ib" not in requests[0]
 
 
+def test_a_service_that_asks_for_a_token_gets_it_and_nobody_else(tmp_path):
+    (tmp_path / "key").write_text("t0ken\n")
+    with (
+        service(OK, b"\r\n", TEXT) as (port, requests),
+        serving(endpoints_dir=tmp_path) as (server, collector),
+    ):
+        told = {"service": "db", "url": f"http://127.0.0.1:{port}/"}
+        told["bearer_file"] = str(tmp_path / "key")
+        (tmp_path / "db.json").write_text(json.dumps(told))
+        assert get(server, Authorization="Basic eDp5")[2] == TEXT
+        assert "authorization: Bearer t0ken\r\n" in requests[0]
+        assert "Basic" not in requests[0]
+        shown = get(server, "/metrics/gateway")[2] + repr(collector._services()).encode()
+        assert b"t0ken" not in shown
+
+
 def test_a_compressed_answer_stays_compressed():
     packed = gzip.compress(TEXT)
     head = OK + b"Content-Encoding: gzip\r\n\r\n"
@@ -344,6 +360,21 @@ def test_files_come_change_and_go(tmp_path):
         ("a.json", "[" * 30_000, "is not"),
         ("a.json", '{"service": "db", "url": 7}', "is not"),
         ("a.json", "x" * 70_000, "has over 65536 bytes"),
+        (
+            "a.json",
+            '{"service": "x", "url": "http://127.0.0.1:1/", "bearer_file": 7}',
+            "7 is not the path",
+        ),
+        (
+            "a.json",
+            '{"service": "x", "url": "http://127.0.0.1:1/", "bearer_file": "/nowhere"}',
+            "bearer_file /nowhere cannot be read: No such file",
+        ),
+        (
+            "a.json",
+            '{"service": "x", "url": "http://127.0.0.1:1/", "bearer_file": "/dev/null"}',
+            "does not hold one word",
+        ),
         ("a.json", '{"service": "a/b", "url": "http://127.0.0.1:1/"}', "no name for a service"),
         ("a.json", '{"service": "x", "url": "http://10.0.0.1:1/"}', "not on this machine"),
         ("a.json", '{"service": "cgroup", "url": "http://127.0.0.1:1/"}', "name of an exporter"),

@@ -106,6 +106,8 @@ JOBS = {
                     "ready_limit": "45m",
                 },
                 "small": {"recipe": "ollama", "replicas": 2, "node": 2},
+                "near": {"recipe": "qdrant", "replicas": 2, "reach": "node"},
+                "plain": {"recipe": "http", "command": ["x"], "reach": "node", "node": 1},
             },
             "phases": [
                 {

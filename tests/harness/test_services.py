@@ -71,9 +71,9 @@ WRONG = {
         "{recipe: qdrant, nodes: 2}",
         "services.one.nodes: 2, but a service by recipe 'qdrant' has one node",
     ),
-    "out of reach": (
-        "{recipe: qdrant, node: 1, reach: node}",
-        "services.one.reach: 'node', on node 1",
+    "a gateway's name": (
+        "{recipe: qdrant}\n  gateway: {recipe: qdrant}",
+        "services: 'gateway' is one of our own exporters",
     ),
     "after nobody": (
         "{recipe: qdrant, after: [two]}",
@@ -149,6 +149,18 @@ def test_a_service_of_one_node_stays_on_loopback(tmp_path):
     assert service("{recipe: qdrant}", tmp_path, nodes=1)[0].listen_host == "127.0.0.1"
     assert service("{recipe: qdrant}", tmp_path)[0].listen_host == "0.0.0.0"
     assert service("{recipe: qdrant, reach: node}", tmp_path)[0].listen_host == "127.0.0.1"
+
+
+def test_what_only_another_node_can_reach_is_recorded_through_a_gateway(tmp_path):
+    def kinds(text, **options):
+        return [(one.metrics.kind, one.metrics.keyed) for one in service(text, tmp_path, **options)]
+
+    assert kinds("{recipe: qdrant, node: 1, reach: node}") == [("gated", True)]
+    assert kinds("{recipe: qdrant, node: 1}") == [("keyed", True)]
+    assert kinds("{recipe: qdrant, reach: node}") == [("keyed", True)]
+    http = "{recipe: http, command: [x], reach: node, replicas: 2}"
+    assert kinds(http) == [("payload", False), ("gated", False)]
+    assert kinds(http, nodes=1) == [("payload", False)] * 2
 
 
 def test_words_stay_words_and_only_variables_are_special(tmp_path):

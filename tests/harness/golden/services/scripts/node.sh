@@ -5,6 +5,8 @@
 # It speaks to job.sbatch in lines of tab-separated fields on its standard output, so that only the
 # first node writes into the run directory:
 #   EVENT node name key json ...    TARGETS node service=host:port/path ...
+# and job.sbatch to all nodes on its standard input:
+#   EXPOSE node service port/path   this service of the node is to be recorded, and only the node can reach it
 # shellcheck disable=SC2016,SC2034,SC2317,SC2329
 set -u -o pipefail
 umask 077
@@ -229,6 +231,16 @@ exporters_command() {
   begin_exporters && own_arguments "$1" "${OWN[@]}" "${OWN_OPTIONS[@]}"
 }
 
+begin_gateway() {
+  WHY='/opt/py/bin/python, which runs our exporters, is not on this node'
+  first_program /opt/py/bin/python || return 1
+  COMMAND=("$PROGRAM" -m jobmeter_exporters)
+}
+
+gateway_command() {
+  begin_gateway && own_arguments "$1" gateway --gateway-endpoints-dir "$WORK/upstreams"
+}
+
 # absolute PATH: sets ABSOLUTE; paths of the job file start where the job does.
 absolute() {
   ABSOLUTE=$1
@@ -342,6 +354,33 @@ supervise() {
   publish
 }
 
+# keyed LABEL: does this service ask for the key of the run?
+keyed() {
+  [[ ' near-1 ' == *" $1 "* ]]
+}
+
+# take_order KIND NODE SERVICE PORT/PATH: the first one starts the gateway.
+take_order() {
+  local key=''
+  [[ $# == 4 && $1 == EXPOSE && $2 == "$NODE" ]] || return 0
+  mkdir --parents -- "$WORK/upstreams"
+  if keyed "$3"; then
+    json "$SECRETS/service.key"
+    key=", \"bearer_file\": $JSON"
+  fi
+  json "http://127.0.0.1:$4"
+  printf '{"service": "%s", "url": %s%s}\n' "$3" "$JSON" "$key" >"$WORK/upstreams/.$3"
+  mv -- "$WORK/upstreams/.$3" "$WORK/upstreams/$3.json"
+  if [[ -z ${PAGES[gateway]-} ]]; then
+    COMPONENTS+=(gateway)
+    PAGES[gateway]='gateway=/metrics/gateway'
+    tell exporters_found services '"gateway"'
+    { launch gateway && settle gateway; } || give_up gateway "$WHY"
+  fi
+  PAGES[gateway]+=" $3=/metrics/$3"
+  publish
+}
+
 leave() {
   local component
   trap '' TERM INT
@@ -388,11 +427,16 @@ for component in "${COMPONENTS[@]}"; do
 done
 publish
 
+ORDER=''
 while :; do
-  if IFS= read -r -t 1 _; then
+  if IFS= read -r -t 1 line; then
+    IFS=$'\t' read -r -a fields <<<"$ORDER$line"
+    ORDER=''
+    take_order "${fields[@]}"
     continue
   elif (( $? <= 128 )); then
     break # end of input: the job is over, or its script is gone
   fi
+  ORDER+=$line # the time may be over in the middle of a line
   for component in "${COMPONENTS[@]}"; do supervise "$component"; done
 done

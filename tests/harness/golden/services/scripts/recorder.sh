@@ -206,7 +206,7 @@ fetch() {
   now
   after=$NOW
   rm -f -- "$folder/.$file.error"
-  if [[ $status == ok && $kind != payload && $kind != keyed && " ${NAMELESS[*]} " != *" $service "* ]] &&
+  if [[ $status == ok && ( $kind == stack || $kind == announced ) && " ${NAMELESS[*]} " != *" $service "* ]] &&
     ! grep --quiet --fixed-strings "$IDENTITY" "$folder/.$file"; then
     status=foreign
   fi
@@ -259,7 +259,7 @@ fetch_edges() {
 
 readonly ENDPOINTS="$ATTEMPT/endpoints"
 readonly ANNOUNCEMENT='^\{"schema": 1, "service": "([A-Za-z0-9_.-]+)", "node": "([A-Za-z0-9_.-]+)", "host": "([A-Za-z0-9_.:-]+)", "port": ([0-9]+), "path": "(/[A-Za-z0-9_./-]*)", "auth": "(none|basic)", "run_id": "([^"]*)"'
-readonly PLANNED=(node cgroup logs prometheus vectors small-0 small-1 llm)
+readonly PLANNED=(node cgroup logs prometheus vectors small-0 small-1 near-0 near-1 plain llm)
 ANNOUNCED=''      # the files that were read last
 ANNOUNCED_TURNS=0 # of the loop since then
 declare -A ENDPOINT_SAID

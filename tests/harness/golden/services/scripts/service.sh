@@ -261,6 +261,65 @@ case $LABEL in
       COMMAND=(setsid ollama serve)
     }
     ;;
+  near-0)
+    PORT_NAMES=(http grpc)
+    SERVICE_HOST=127.0.0.1
+    READY_PATH=/readyz
+    READY_LIMIT_S=120
+    METRICS_PORT=http
+    METRICS_PATH=/metrics
+    KEY_VARIABLE=QDRANT__SERVICE__API_KEY
+    VERSION_COMMAND=()
+    set_environment() {
+      :
+      export "${PASSED}"QDRANT__SERVICE__HOST="${SERVICE_HOST-}"
+      export "${PASSED}"QDRANT__SERVICE__HTTP_PORT="${SERVICE_PORT_HTTP-}"
+      export "${PASSED}"QDRANT__SERVICE__GRPC_PORT="${SERVICE_PORT_GRPC-}"
+      export "${PASSED}"QDRANT__STORAGE__STORAGE_PATH="${SERVICE_SCRATCH-}"/storage
+      export "${PASSED}"QDRANT__STORAGE__SNAPSHOTS_PATH="${SERVICE_SCRATCH-}"/snapshots
+      export "${PASSED}"QDRANT__TELEMETRY_DISABLED=true
+    }
+    set_command() {
+      COMMAND=(setsid qdrant)
+    }
+    ;;
+  near-1)
+    PORT_NAMES=(http grpc)
+    SERVICE_HOST=127.0.0.1
+    READY_PATH=/readyz
+    READY_LIMIT_S=120
+    METRICS_PORT=http
+    METRICS_PATH=/metrics
+    KEY_VARIABLE=QDRANT__SERVICE__API_KEY
+    VERSION_COMMAND=()
+    set_environment() {
+      :
+      export "${PASSED}"QDRANT__SERVICE__HOST="${SERVICE_HOST-}"
+      export "${PASSED}"QDRANT__SERVICE__HTTP_PORT="${SERVICE_PORT_HTTP-}"
+      export "${PASSED}"QDRANT__SERVICE__GRPC_PORT="${SERVICE_PORT_GRPC-}"
+      export "${PASSED}"QDRANT__STORAGE__STORAGE_PATH="${SERVICE_SCRATCH-}"/storage
+      export "${PASSED}"QDRANT__STORAGE__SNAPSHOTS_PATH="${SERVICE_SCRATCH-}"/snapshots
+      export "${PASSED}"QDRANT__TELEMETRY_DISABLED=true
+    }
+    set_command() {
+      COMMAND=(setsid qdrant)
+    }
+    ;;
+  plain)
+    PORT_NAMES=(http)
+    SERVICE_HOST=127.0.0.1
+    READY_PATH=/
+    READY_LIMIT_S=600
+    METRICS_PORT=http
+    METRICS_PATH=/metrics
+    VERSION_COMMAND=()
+    set_environment() {
+      :
+    }
+    set_command() {
+      COMMAND=(setsid x)
+    }
+    ;;
   llm)
     PORT_NAMES=(http)
     SERVICE_HOST=0.0.0.0

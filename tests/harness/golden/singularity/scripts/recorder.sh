@@ -253,7 +253,7 @@ fetch() {
   now
   after=$NOW
   rm -f -- "$folder/.$file.error"
-  if [[ $status == ok && $kind != payload && $kind != keyed && " ${NAMELESS[*]} " != *" $service "* ]] &&
+  if [[ $status == ok && ( $kind == stack || $kind == announced ) && " ${NAMELESS[*]} " != *" $service "* ]] &&
     ! grep --quiet --fixed-strings "$IDENTITY" "$folder/.$file"; then
     status=foreign
   fi
