@@ -174,13 +174,19 @@ class Plan:
         return self.runtime != "native"
 
     @property
+    def components(self) -> tuple[str, ...]:
+        """The processes of the stack, by name."""
+        components = {"prometheus", *(target.component for target in self.node_targets)}
+        components |= {"exporters"} if self.found_exporters else set()
+        components |= {"gateway"} if self.services.gated else set()
+        return tuple(sorted(components))
+
+    @property
     def images_needed(self) -> tuple[str, ...]:
         """Images of the list in which something of the job runs; none without containers."""
         if not self.contained:
             return ()
-        components = {"prometheus", *(target.component for target in self.node_targets)}
-        components |= {"gateway"} if self.services.gated else set()
-        stack = image_names(components | ({"exporters"} if self.found_exporters else set()))
+        stack = image_names(self.components)
         theirs = {one.image for one in self.services.every if one.image and "/" not in one.image}
         return tuple(sorted({*stack, *theirs}))
 

@@ -148,8 +148,11 @@ def _shell(site: SiteProfile) -> ShellFacts | Unanswered:
 
 def _script(site: SiteProfile, needed: Mapping[str, Sequence[str]]) -> str:
     """Return shell text that runs the prologue and then prints a line for each fact."""
-    failed = f"printf '\\n{_MARK} failed %s\\n' \"$BASH_COMMAND\""
-    lines = ["exec 2>&1", f"trap {quoted(failed)} ERR", *site.prologue]
+    # BASH_COMMAND would name what failed inside the function that module is.
+    failed = f"printf '\\n{_MARK} failed %s\\n' \"$PROLOGUE_LINE\""
+    lines = ["exec 2>&1", f"trap {quoted(failed)} ERR"]
+    for line in site.prologue:
+        lines += (f"PROLOGUE_LINE={quoted(line)}", line)
     lines.append(f"trap - ERR; printf '\\n{_MARK} end\\n'")
     for name, candidates in needed.items():
         tries = " || ".join(f"command -v -- {quoted(word)}" for word in candidates)

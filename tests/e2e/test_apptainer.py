@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from slurm_user import UNTIL_TOLD, User, kill, until
+from slurm_user import UNTIL_TOLD, Run, User, kill, until
 
 pytestmark = pytest.mark.cluster
 
@@ -147,6 +147,160 @@ def test_a_killed_script_of_a_node_takes_its_containers_along(user, site):
     wait_until_nothing_is_left(user.cluster)
     row = run.table().one("cpu_utilization_ratio_mean", phase="work", entity="mel0002")
     assert row["status"] != "exact"
+
+
+SERVED = """
+name: served
+resources: {nodes: 2, time: "00:05:00"}
+monitoring: {interval: 1s}
+services:
+  web:
+    recipe: http
+    image: exporters
+    node: 1
+    command: [/opt/programs/service.py, "{{ host }}", "{{ port }}", --child]
+    ready_path: /ready
+phases:
+  - {name: six, run: "curl -sf -X POST {{ services.web.url }}/add/6"}
+  - {name: two, run: "curl -sf -X POST {{ services.web.url }}/add/2"}
+"""
+KEYED = """
+image: exporters
+command: [/opt/programs/service.py, "{{ host }}", "{{ port }}"]
+key: {server: SERVICE_KEY, client: CLIENT_KEY}
+ready: {path: /ready, limit: 60s}
+metrics: {path: /metrics, key: true}
+"""
+DYING = f"""
+name: dying
+resources: {{nodes: 2, time: "00:05:00"}}
+monitoring: {{interval: 1s}}
+services: {{web: {{recipe: keyed.yaml, node: 1}}}}
+phases:
+  - name: fatal
+    run: |
+      {UNTIL_TOLD}
+      curl -s -X POST {{{{ services.web.url }}}}/end/9
+      sleep 302
+  - {{name: after, run: echo the next phase runs}}
+"""
+
+
+def nothing_of_services_is_left(cluster):
+    wait_until_nothing_is_left(cluster)
+    left = [c for c in cluster.pids().values() if "service.py" in c or "sleep 30" in c]
+    assert not left, left
+    for node in cluster.nodes:
+        mounts = cluster.run("cat", "/proc/mounts", node=node).stdout
+        assert "squashfuse" not in mounts
+        files = cluster.run("find", "/tmp", "-user", "hpc", node=node, check=False).stdout
+        assert files == "", node
+
+
+def test_a_service_in_a_container_on_another_node_is_counted_and_ended(user, site):
+    """Its program leaves a child behind, whose container would keep the image mounted."""
+    run = user.submit("served.yaml", SERVED, "--wait", site=site("binds: [/opt/programs]"))
+    nothing_of_services_is_left(user.cluster)
+    (ready,) = run.events("service_ready")
+    assert (ready["service"], ready["node"]) == ("web", "mel0002")
+    table = run.table()
+    assert table.manifest["state"] == "complete", table.manifest["reasons"]
+    for phase, count in {"six": 6, "two": 2}.items():
+        row = table.one("work_units_total", phase=phase, entity="web@mel0002")
+        assert (row["value"], row["status"]) == (count, "exact")
+    assert "exporters" in {image["name"] for image in table.manifest["images"]}
+
+
+def test_a_service_that_dies_in_its_container_ends_the_phase(user, site):
+    user.write("keyed.yaml", KEYED)
+    run = user.submit("dying.yaml", DYING, site=site("binds: [/opt/programs]"))
+    run.wait_for_event("phase_start", timeout_s=120)
+    commands = user.cluster.pids()
+    assert any("service.py" in command for command in user.cluster.pids("mel0002").values())
+    key = (run.folder / "secrets" / "service.key").read_text()
+    assert not [command for command in commands.values() if key in command]
+    run.enough()
+    run.wait_for_end()
+    nothing_of_services_is_left(user.cluster)
+    assert "service web on mel0002 ended with status 9" in run.output
+    assert "GET /metrics" in run.output, "the last lines of its log"
+    assert "the next phase runs" not in run.output
+    table = run.table()
+    assert "phase_interrupted" in table.one("phase_seconds", phase="fatal")["reason"]
+    said = [p for p in run.folder.rglob("*") if p.is_file() and "secrets" not in p.parts]
+    assert not [p for p in said if key.encode() in p.read_bytes()]
+
+
+def test_attached_to_an_allocation_the_stack_is_in_containers_too(user, site):
+    job = user.cluster.run(
+        *("sbatch", "--parsable", "--nodes=2", "--output=/dev/null"),
+        stdin="#!/bin/bash\nsleep 600 & wait\n",
+    ).stdout.strip()
+    until(
+        lambda: "RUNNING" in user.cluster.run("squeue", "--noheader", "--format=%T").stdout,
+        60,
+        lambda: "the job does not start",
+    )
+    done = user.jobmeter("attach", job, "--site", site(), "--interval", "1s")
+    folder = done.stdout.partition("run ")[2].partition("\n")[0]
+    run = Run(user, user.outside(folder), job, done)
+    assert "7 of 7 targets up, phase run" in done.stdout
+    for node, containers in {"mel0001": 3, "mel0002": 2}.items():
+        commands = stack_of(user.cluster, node)
+        assert len([c for c in commands if "runtime parent" in c]) == containers, commands
+    assert "7 of 7 targets answered" in user.jobmeter("mark", "second").stdout
+    user.jobmeter("detach", "--no-analysis")
+    wait_until_nothing_is_left(user.cluster)
+    table = run.table()
+    assert table.manifest["state"] == "complete", table.manifest["reasons"]
+    assert {image["name"] for image in table.manifest["images"]} == set(IMAGES)
+    for node in ("mel0001", "mel0002"):
+        row = table.one("memory_used_bytes_max", phase="second", entity=node)
+        assert row["value"] > 0
+    assert user.cluster.run("squeue", "--noheader", "--format=%i").stdout.strip() == job
+
+
+def told_by_doctor(user, *options):
+    """The findings of ``jobmeter doctor``, by host and check."""
+    done = user.jobmeter("doctor", "--on-compute", "--json", *options, check=False, timeout_s=300)
+    return {(f["host"], f"{f['area']}.{f['name']}"): f for f in json.loads(done.stdout)["findings"]}
+
+
+def test_doctor_starts_the_images_as_a_job_does(user, site):
+    told = told_by_doctor(user, "--site", site())
+    assert told["login", "images.files"]["state"] == "ok"
+    for host in ("login", "mel0001"):
+        start = told[host, "images.start"]
+        assert start["state"] == "ok", start
+        assert set(start["value"].split(", ")) == set(IMAGES)
+    wait_until_nothing_is_left(user.cluster)
+    for node in (None, *user.cluster.nodes):
+        files = user.cluster.run("find", "/tmp", "-user", "hpc", node=node, check=False)
+        assert files.stdout == ""
+
+
+def test_doctor_says_what_a_job_would_say(user, site):
+    told = told_by_doctor(user, "--site", site("options: [--no-such-option]"))
+    start = told["mel0001", "images.start"]
+    assert start["state"] == "broken"
+    assert "no-such-option" in start["value"]
+
+
+def test_a_profile_beside_the_job_file_is_found_by_all_commands(user, site):
+    """They are called from the folder of the job file."""
+    site()
+    text = (user.cluster.home / "contained.yaml").read_text()
+    folder = user.cluster.home / "sites"
+    folder.mkdir(exist_ok=True)
+    (folder / "beside.yaml").write_text(text)
+    try:
+        listed = user.jobmeter("images", "verify", "--site", "beside")
+        assert "exporters: whole" in listed.stdout
+        doctor = user.jobmeter("doctor", "--site", "beside", "--json", check=False)
+        assert json.loads(doctor.stdout)["site"] == "beside"
+    finally:
+        (folder / "beside.yaml").unlink()
+        folder.rmdir()
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,32 @@ run: >-
     assert used == set(_addresses(run))
 
 
+MODULES = """\
+description: a site whose profile names a module that is gone
+inherits: generic-slurm
+prologue:
+  - . /opt/programs/modules.sh
+  - module load stack/2026
+  - module load Apptainer/9.9-GCCcore
+  - export FROM_PROLOGUE="$STACK_VERSION here"
+"""
+
+
+def test_a_module_that_is_not_there_is_said_before_the_payload_starts(user):
+    job = "resources: {nodes: 1}\nmonitoring: {interval: 1s}\nrun: echo payload $FROM_PROLOGUE\n"
+    run = user.submit("job.yaml", job, "--wait", site=user.write("modules.yaml", MODULES))
+    why = "module load Apptainer/9.9-GCCcore (status 1)"
+    said = f"jobmeter: of the prologue of site /home/hpc/modules.yaml failed: {why}"
+    before, _, after = run.output.partition(f"{said}\n")
+    assert "Unable to locate a modulefile for Apptainer/9.9-GCCcore" in before
+    assert "payload 2026 here" in after, "what comes after it has run"
+    (failed,) = run.events("prologue_failed")
+    assert failed["why"] == why
+    assert failed["t"] <= run.events("phase_start")[0]["t"]
+    reasons = run.table().manifest["reasons"]
+    assert f"of the site's prologue failed: {why}" in reasons
+
+
 def _addresses(run):
     """Yield the port of every target of the stack."""
     for file in (run.attempt / "targets").glob("stack.*.json"):

@@ -426,6 +426,23 @@ CASES = [
         "no answer in time",
         on_node(added(APPTAINER, fact("image_start", name="exporters", status="124", text=""))),
     ),
+    (
+        "images.start",
+        "unknown",
+        "--on-compute",
+        on_login(added(LOGIN, fact("image_start", name="p", status="missing", text="no bind"))),
+    ),
+    (
+        "images.start",
+        "broken",
+        "p: '/mnt' is to be bound",
+        on_node(
+            added(
+                APPTAINER,
+                fact("image_start", name="p", status="missing", text="'/mnt' is to be bound"),
+            )
+        ),
+    ),
     ("images.folders", "not_applicable", "", on_login()),
     (
         "images.folders",

@@ -1,10 +1,12 @@
 """The probe's scripts, what they tell of this machine, and how it is shown."""
 
 import json
+import platform
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,11 @@ from jobmeter.doctor.checks import findings_of
 from jobmeter.doctor.facts import Facts, facts_from
 from jobmeter.doctor.finding import Finding
 from jobmeter.doctor.job import plan_job, queued_from
-from jobmeter.doctor.probe import ImageFile, place_here, probe_here, probe_plan, render_probe
+from jobmeter.doctor.probe import place_here, probe_here, probe_plan, render_probe
 from jobmeter.doctor.programs import COMMANDS
 from jobmeter.doctor.subject import Subject
 from jobmeter.errors import SiteError
+from jobmeter.runtime import ContainerImage
 from jobmeter.site import SiteProfile, read_site
 from jobmeter.spec import Resources
 
@@ -41,14 +44,18 @@ def profile(kind="native", **keys):
     )
 
 
-def planned(kind, runs=Path("/home/it's me/runs")):
-    images = (ImageFile("prometheus", "/p/it's here.sif", "prometheus"),)
-    return probe_plan(profile(kind), runs, images)
+def image(file):
+    size_bytes = file.stat().st_size if file.exists() else 1
+    return ContainerImage("prometheus", "prometheus", str(file), size_bytes, platform.machine())
+
+
+def planned(kind, runs=Path("/home/it's me/runs"), file=Path("/p/it's here.sif")):
+    return probe_plan("x", profile(kind), runs, {"prometheus": image(file)})
 
 
 def job_for(site, name="generic-slurm", **asked):
     asked = Resources(time="00:01:00", **asked)
-    return plan_job(name, site, asked, probe_plan(site, Path("/runs")), ".doctor-1")
+    return plan_job(name, site, asked, probe_plan(name, site, Path("/runs")), ".doctor-1")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -69,7 +76,7 @@ def test_the_scripts_pass_shellcheck(kind, tmp_path):
 
 @pytest.mark.parametrize("folder", ["runs", "run's", "a b", "$HOME", "new/below"])
 def test_this_machine_tells_everything_that_is_judged(folder, tmp_path):
-    facts = probe_here(probe_plan(read_site("local"), tmp_path / folder), "both")
+    facts = probe_here(probe_plan("local", read_site("local"), tmp_path / folder), "both")
     assert facts.complete
     assert facts.need("folder", role="runs")["path"] == str(tmp_path / folder)
     found = findings_of(Subject(facts, read_site("local")))
@@ -91,32 +98,71 @@ def test_facts_of_containers_are_told(tmp_path, monkeypatch):
         assert facts.find(name) is not None
 
 
-def test_an_image_is_tried_as_a_job_would(tmp_path, monkeypatch):
+@pytest.fixture
+def echoing(tmp_path, monkeypatch):
+    """A site whose runtime, a stand-in, prints its words and an image that it is given."""
     runtime = tmp_path / "apptainer"
-    runtime.write_text('#!/bin/sh\nprintf "<%s>" "$@"\n')
+    runtime.write_text('#!/bin/sh\nprintf "<%s>" "$@" "$APPTAINER_BIND" "$APPTAINERENV_HF_HOME"\n')
     runtime.chmod(0o755)
-    monkeypatch.setenv("PROJECT", "/p")
-    site = profile(
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "it's here.sif").write_text("an image")
+    for name, value in (("PROJECT", str(tmp_path)), ("HF_HOME", "/h"), ("APPTAINER_BIND", "/no")):
+        monkeypatch.setenv(name, value)
+    return profile(
         "apptainer",
+        scratch=[str(tmp_path)],
+        architecture=platform.machine(),
+        vendor="nvidia",
         runtime={
             "kind": "apptainer",
             "program": str(runtime),
-            "binds": ["$PROJECT/a b:/data:ro", "/mnt/tier2"],
-            "options": ["--nv"],
+            "binds": ["$PROJECT/a b:/data:ro"],
+            "options": ["--no-mount", "cwd"],
+            "environment": ["HF_HOME"],
         },
     )
-    image = ImageFile("prometheus", "/p/it's here.sif", "prometheus")
-    facts = probe_here(probe_plan(site, tmp_path, (image,)), "both")
-    assert facts.need("image_start", name="prometheus")["text"] == (
-        "<exec><--cleanenv><--no-home><--nv><--bind=/p/a b:/data:ro><--bind=/mnt/tier2>"
-        "</p/it's here.sif><prometheus><--help>"
+
+
+def tried(site, folder, **changes):
+    images = {"prometheus": image(folder / "it's here.sif")}
+    plan = replace(probe_plan("x", site, folder / "new" / "runs", images), **changes)
+    return probe_here(plan, "both").need("image_start", name="prometheus")
+
+
+def test_an_image_is_tried_as_a_job_would(echoing, tmp_path):
+    found = tried(echoing, tmp_path)
+    words = re.sub(r"jobmeter\.\w+", "SCRATCH", found["text"])
+    assert words.replace(str(tmp_path), "TMP") == (
+        "<exec><--cleanenv><--no-home><--no-mount><cwd>"
+        "<--env=GOMAXPROCS=2><--env=GOMEMLIMIT=1GiB>"
+        "<--bind=TMP/a b:/data:ro><--bind=TMP:TMP:ro><--bind=TMP/SCRATCH:TMP/SCRATCH:rw>"
+        "<TMP/it's here.sif><prometheus><--help><></h>"
     )
+    assert found["status"] == "0"
+    assert not list(tmp_path.glob("jobmeter*")), "the probe leaves nothing"
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda folder: (folder / "a b").rmdir(), "'{}/a b' is to be bound into its container"),
+        (
+            lambda folder: (folder / "apptainer").write_text("#!/bin/sh\nexec sleep 600\n"),
+            "",
+        ),
+    ],
+)
+def test_a_container_that_does_not_start_is_told_as_in_a_job(echoing, tmp_path, change, why):
+    change(tmp_path)
+    found = tried(echoing, tmp_path, ask_limit_s=1)
+    assert found["status"] == ("missing" if why else "124")
+    assert found["text"].startswith(why.format(tmp_path))
 
 
 def test_a_proxy_is_told_without_its_password(tmp_path, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://me:secret@proxy:3128")
     monkeypatch.setenv("no_proxy", "localhost")
-    facts = probe_here(probe_plan(read_site("local"), tmp_path), "both")
+    facts = probe_here(probe_plan("local", read_site("local"), tmp_path), "both")
     assert facts.need("proxy", name="http_proxy")["value"] == "http://...@proxy:3128"
     assert "secret" not in json.dumps(facts.told)
 

@@ -133,7 +133,8 @@ def test_a_default_that_slurm_does_not_have_is_broken():
     ("prologue", "failed", "said"),
     [
         (["export X=1", "true"], None, ""),
-        (["echo hello; false", "true"], "false", "hello"),
+        (["echo hello; false", "true"], "echo hello; false", "hello"),
+        (["module() { false; }", "module load x"], "module load x", ""),
         (["if false; then", "echo x", "fi"], None, ""),
         (["printf 'no newline' >&2", "no-such-module load"], "no-such-module load", "no newline"),
     ],

@@ -175,7 +175,7 @@ def _problem(
 def _profile(site: str) -> SiteProfile:
     from jobmeter.site import read_site
 
-    return read_site(site)
+    return read_site(site, Path.cwd())
 
 
 def _architecture(profile: SiteProfile) -> str:

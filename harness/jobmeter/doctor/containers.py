@@ -117,8 +117,9 @@ def images(subject: Subject) -> Verdict:
         return _readable(subject)
     amiss = [fact for fact in told if fact["problem"]]
     if amiss:
+        others = ", ".join(fact["name"] for fact in amiss[1:])
         return broken(
-            "; ".join(fact["problem"] for fact in amiss),
+            amiss[0]["problem"] + (f"; also amiss: {others}" if others else ""),
             "the components in them cannot be started",
             _BUILD,
         )
@@ -150,19 +151,21 @@ def _named(fact: Fact) -> str:
 
 
 def start(subject: Subject) -> Verdict:
-    """Judge whether the program in each image can be started, with the binds of the site."""
+    """Judge whether the program in each image can be started as a job starts it."""
     told = subject.facts.all("image_start")
     if not told:
         return not_applicable("no image was tried")
     failed = [fact for fact in told if fact["status"] != "0"]
     if not failed:
         return ok(", ".join(fact["name"] for fact in told))
-    first = failed[0]
+    names, first = ", ".join(fact["name"] for fact in failed), failed[0]
     said = first["text"][max(0, first["text"].find("FATAL")) :]  # hints and warnings come before
     late = first["status"] in ("124", "137")
     why = "no answer in time" if late else said or f"exit code {first['status']}"
+    if subject.place == "login":
+        return subject.elsewhere(f"{names}: {why}")
     return broken(
-        f"{', '.join(fact['name'] for fact in failed)}: {why}",
+        f"{names}: {why}",
         "these components will not run",
         "see the words above; runtime.options and runtime.binds of the site profile are its own",
     )

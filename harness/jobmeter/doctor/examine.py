@@ -7,13 +7,15 @@ from pathlib import Path
 from jobmeter.doctor.checks import findings_of
 from jobmeter.doctor.display import Report
 from jobmeter.doctor.facts import Facts
-from jobmeter.doctor.images import image_facts, image_files
+from jobmeter.doctor.images import image_facts
 from jobmeter.doctor.job import TIME_LIMIT as TIME_LIMIT
 from jobmeter.doctor.job import Say, ask_nodes, plan_job
 from jobmeter.doctor.probe import place_here, probe_here, probe_plan
+from jobmeter.doctor.stack import stack_plan
 from jobmeter.doctor.subject import Subject
 from jobmeter.site import read_site
 from jobmeter.spec import Resources
+from jobmeter.stack_images import container_images
 
 
 def examine(
@@ -40,8 +42,9 @@ def examine(
         SchedulerError: the probe job could not be run.
     """
     site = read_site(site_name, Path.cwd())
-    images = image_facts(site_name, site)
-    plan = probe_plan(site, runs, image_files(images))
+    wanted = stack_plan(site_name, site, runs, {}).images_needed
+    images, used = image_facts(wanted, site_name, site)
+    plan = probe_plan(site_name, site, runs, container_images(used))
     # First of all: what is wrong in the request is said before anything else is done.
     job = plan_job(site_name, site, asked, plan, job_name) if wait_limit_s is not None else None
     place = place_here(site)

@@ -1,60 +1,46 @@
-"""Facts about images, by the code that jobs use: present, and what their lock file says."""
+"""Facts about the images of the stack, verified by the code that ``submit`` uses."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Sequence
 
-from jobmeter import images
 from jobmeter.doctor.facts import Fact
-from jobmeter.doctor.probe import ImageFile
-from jobmeter.errors import ImageError
+from jobmeter.errors import ImageError, ImageRequestError
 from jobmeter.images_store import image_folder
+from jobmeter.manifest import UsedImage
 from jobmeter.site import SiteProfile
+from jobmeter.stack_images import verified_images
 
 UNSET = "the site profile names no images.folder"
 
-NEEDED = ("prometheus", "node-exporter", "exporters")
-"""The images of the components of every job."""
 
-
-def image_facts(site_name: str, site: SiteProfile) -> tuple[Fact, ...]:
-    """Return a fact for each image that a job needs; none where the stack needs no images."""
-    if site.runtime.kind == "native":
-        return ()
+def image_facts(
+    names: Sequence[str], site_name: str, site: SiteProfile
+) -> tuple[tuple[Fact, ...], tuple[UsedImage, ...]]:
+    """Return a fact for each of the images ``names``, and those that a job would take."""
+    if not names:
+        return (), ()
     if site.images.folder is None:
-        return (_store(UNSET),)
+        return (_store(UNSET),), ()
     try:
-        folder = image_folder(site_name, site.images)
-        locked = images.locked_images(folder)
-    except ImageError as problem:
-        return (_store(str(problem)),)
-    return (_store(""), *(_image(name, locked, folder, site.architecture) for name in NEEDED))
+        image_folder(site_name, site.images)
+    except ImageRequestError as problem:
+        return (_store(str(problem)),), ()
+    facts, used = [_store("")], []
+    for name in names:
+        try:
+            (image,) = verified_images((name,), site_name, site)
+        except ImageError as amiss:
+            facts.append(_image(name, problem=str(amiss)))
+        else:
+            used.append(image)
+            facts.append(_image(name, version=image.version or "", file=image.file))
+    return tuple(facts), tuple(used)
 
 
-def _image(
-    name: str, locked: Mapping[str, images.LockedImage], folder: Path, architecture: str
-) -> Fact:
-    fact = {"fact": "image", "name": name, "version": "", "file": "", "program": "", "problem": ""}
-    image = locked.get(name)
-    if image is None:
-        return {**fact, "problem": f"{name}: not in {folder}"}
-    fact |= {"version": image.version, "file": str(image.file), "program": image.program}
-    try:
-        images.verify(image, architecture)
-    except ImageError as amiss:
-        fact["problem"] = str(amiss)
-    return fact
+def _image(name: str, *, version: str = "", file: str = "", problem: str = "") -> Fact:
+    return {"fact": "image", "name": name, "version": version, "file": file, "problem": problem}
 
 
 def _store(problem: str) -> Fact:
     return {"fact": "images", "problem": problem}
-
-
-def image_files(facts: tuple[Fact, ...]) -> tuple[ImageFile, ...]:
-    """Return the files that a node must be able to read."""
-    return tuple(
-        ImageFile(fact["name"], fact["file"], fact["program"])
-        for fact in facts
-        if fact["fact"] == "image" and fact["file"]
-    )

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobmeter import __version__
 from jobmeter.doctor.facts import Facts, facts_from
 from jobmeter.doctor.programs import COMMANDS
+from jobmeter.doctor.stack import contained_starts, stack_plan
 from jobmeter.doctor.subject import Place
+from jobmeter.plan import Plan
 from jobmeter.process import run
-from jobmeter.runtime import RuntimeKind
-from jobmeter.site import PortRange, SiteProfile
-from jobmeter.templating import ShellText, path_word, quoted, render
+from jobmeter.runtime import ContainerImage, Start
+from jobmeter.site import SiteProfile
+from jobmeter.templating import ShellText, path_word, render
 
 ASK_LIMIT_S = 10
 DEVICES_LIMIT_S = 20
@@ -30,79 +30,71 @@ _DEVICES = (
 
 
 @dataclass(frozen=True)
-class ImageFile:
-    """An image that a node must be able to read, and the program in it."""
-
-    name: str
-    file: str
-    program: str
-
-
-@dataclass(frozen=True)
 class ProbePlan:
-    """Every decision the probe's script needs; paths with ``$NAME`` are words of the shell."""
+    """Every decision of the probe's script; paths with ``$NAME`` are words of the shell.
 
-    jobmeter_version: str
+    Args:
+        stack: What a job of the site runs.
+        runs: Folder in which run directories will be made.
+        commands: What the scripts of a job call.
+        programs: What the stack is without containers, by its key in the profile.
+        runtime_program: Of the containers.
+        binds: Sources of the profile's binds.
+        images: Files that a node must be able to read, by the name of the image.
+        starts: How the containers of the stack are started, by component.
+        folders: Where images and what they are made of lie, by role.
+        devices_code: What asks our own exporters.
+        ask_limit_s: For one question.
+        devices_limit_s: For that one.
+    """
+
+    stack: Plan
     runs: Path
-    python: str
-    ports: PortRange
-    scratch: tuple[str, ...]
     commands: tuple[str, ...]
     programs: tuple[tuple[str, tuple[str, ...]], ...]
-    runtime_kind: RuntimeKind
     runtime_program: ShellText
     binds: tuple[ShellText, ...]
-    images: tuple[ImageFile, ...]
-    image_words: tuple[str, ...]
+    images: Mapping[str, str]
+    starts: Mapping[str, Start]
     folders: tuple[tuple[str, ShellText], ...]
-    address_suffix: str
     devices_code: str = _DEVICES
     ask_limit_s: int = ASK_LIMIT_S
     devices_limit_s: int = DEVICES_LIMIT_S
 
 
-def probe_plan(site: SiteProfile, runs: Path, images: tuple[ImageFile, ...] = ()) -> ProbePlan:
+NO_IMAGES: Mapping[str, ContainerImage] = {}
+
+
+def probe_plan(
+    site_name: str,
+    site: SiteProfile,
+    runs: Path,
+    images: Mapping[str, ContainerImage] = NO_IMAGES,
+) -> ProbePlan:
     """Return what is to be asked on machines of ``site``.
 
     Args:
+        site_name: As given.
         site: The profile.
         runs: Folder in which run directories will be made.
-        images: The images that the stack needs there.
+        images: Those of the stack that are there and whole, by name.
     """
-    kind, store = site.runtime.kind, site.images
+    stack = stack_plan(site_name, site, runs, images)
+    store = site.images
     folders = (("images", store.folder), ("cache", store.cache), ("tmp", store.tmp))
     return ProbePlan(
-        jobmeter_version=__version__,
+        stack=stack,
         runs=runs.absolute(),
-        python=sys.executable,
-        ports=site.ports,
-        scratch=tuple(site.scratch),
         commands=COMMANDS,
         programs=()
-        if kind != "native"
+        if stack.contained
         else tuple((name, tuple(getattr(site.programs, name))) for name in _stack_programs(site)),
-        runtime_kind=kind,
-        runtime_program=path_word(site.runtime.program or kind),
+        runtime_program=path_word(site.runtime.program_name),
         binds=tuple(path_word(bind.partition(":")[0]) for bind in site.runtime.binds),
-        images=images,
-        image_words=_image_words(site),
+        images={name: image.file for name, image in images.items()},
+        starts=contained_starts(stack, images),
         folders=tuple((role, path_word(path)) for role, path in folders if path is not None),
-        address_suffix=site.address_suffix,
     )
-
-
-def _image_words(site: SiteProfile) -> tuple[str, ...]:
-    """Return the words between the runtime and an image; none where Slurm starts containers."""
-    if site.runtime.kind not in ("apptainer", "singularity"):
-        return ()
-    binds = (f"--bind={_bind_word(bind)}" for bind in site.runtime.binds)
-    words = ("exec", "--cleanenv", "--no-home", *site.runtime.options)
-    return (*(quoted(word) for word in words), *binds)
-
-
-def _bind_word(bind: str) -> str:
-    source, colon, rest = bind.partition(":")
-    return f"{path_word(source)}{quoted(colon + rest) if rest else ''}"
 
 
 def _stack_programs(site: SiteProfile) -> tuple[str, ...]:
@@ -115,7 +107,7 @@ def render_probe(plan: ProbePlan) -> str:
     Raises:
         RenderError: the template asks for something the plan does not have.
     """
-    return render("sbatch", "probe.sh.j2", {"plan": plan})
+    return render("sbatch", "probe.sh.j2", {"probe": plan, "plan": plan.stack})
 
 
 def place_here(site: SiteProfile, environment: Mapping[str, str] = os.environ) -> Place:

@@ -4,9 +4,12 @@
 # first node. It ends with the allocation, or when it is told to by "jobmeter detach".
 # shellcheck disable=SC2016,SC2034,SC2317,SC2329
 PROLOGUE_FAILED=''
-trap 'PROLOGUE_FAILED+="${PROLOGUE_FAILED:+; }$BASH_COMMAND (status $?)"' ERR
+trap 'PROLOGUE_FAILED+="${PROLOGUE_FAILED:+; }$PROLOGUE_LINE (status $?)"' ERR
+PROLOGUE_LINE='module load env/release/2024.1'
 module load env/release/2024.1
+PROLOGUE_LINE='module load Apptainer'
 module load Apptainer
+PROLOGUE_LINE='export PMIX_MCA_psec=native'
 export PMIX_MCA_psec=native
 trap - ERR
 set -u -o pipefail
