@@ -165,6 +165,7 @@ phases:
   - {name: two, run: "curl -sf -X POST {{ services.web.url }}/add/2"}
 """
 KEYED = """
+description: a server of the tests that knows keys
 image: exporters
 command: [/opt/programs/service.py, "{{ host }}", "{{ port }}"]
 key: {server: SERVICE_KEY, client: CLIENT_KEY}

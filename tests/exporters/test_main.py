@@ -250,8 +250,8 @@ def test_what_runs_in_the_background_is_started_and_ended(monkeypatch):
 
 
 def test_nothing_to_report_is_3_and_one_line():
-    code, out, err = run("cgroup", "--run-id", "r1", "--required")
-    # In a Slurm job it would serve, and this test would end at its deadline.
+    # No process is named from which the monitoring starts, which is nothing to report anywhere.
+    code, out, err = run("helpers", "--run-id", "r1", "--required")
     assert (code, out) == (3, "")
-    assert err.startswith("jobmeter exporter: cgroup: ")
+    assert err.startswith("jobmeter exporter: helpers: no --exclude-pid lives")
     assert err.count("\n") == 1
