@@ -22,6 +22,7 @@ from jobmeter_analysis.catalogue import Catalogue, metrics_of
 from jobmeter_analysis.clients import ClientNumber, client_rows
 from jobmeter_analysis.readings import PROCESS_START
 from jobmeter_analysis.recording import NO_SAMPLE, Recording, Selector, Series
+from jobmeter_analysis.snapshots import Snapshot, read_snapshots
 from jobmeter_analysis.sources.prometheus_folder import PrometheusFolder
 from jobmeter_analysis.targets import (
     MEASURED_ERROR_MS,
@@ -68,6 +69,7 @@ class Attempt:
         problems: What could not be read, in words.
         recording_usable: Whether the recording could be read without loss.
         clients: By phase, what the load generators measured themselves.
+        snapshots: What services said of their settings.
     """
 
     manifest: RunManifest
@@ -84,6 +86,7 @@ class Attempt:
     problems: tuple[str, ...]
     recording_usable: bool
     clients: Mapping[str, Sequence[ClientNumber]] = field(default_factory=dict)
+    snapshots: tuple[Snapshot, ...] = ()
 
     @property
     def local(self) -> bool:
@@ -164,6 +167,7 @@ def read_attempt(
         problems=(*problems, *edge_problems, *recording_problems, *client_problems),
         recording_usable=not recording_problems,
         clients={name: rows for name, (rows, _) in clients.items()},
+        snapshots=read_snapshots(attempt, log) if fetched else (),
     )
 
 
@@ -275,6 +279,7 @@ def _builders(
             vocabulary,
             third_party=planned.third_party,
             found_ms=found_ms,
+            kpi_groups=manifest.service_kpis.get(planned.service, ()),
         )
 
     for planned in manifest.targets:

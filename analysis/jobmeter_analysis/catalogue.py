@@ -236,6 +236,11 @@ class Group(_Model):
     only_job: bool = False
     kpis: dict[str, Kpi]
 
+    @property
+    def of_services(self) -> bool:
+        """Whether an endpoint of the payload can have all of these rows, whatever it exposes."""
+        return self.scope == "service" and bool(self.detect) and not (self.by or self.services)
+
     def entity_name(self, labels: Mapping[str, str]) -> str:
         """Return what the entity with these labels is called, without its node."""
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
@@ -67,7 +68,8 @@ def rendered(
         yield _full(analysis.table)
         yield Text(missing(analysis))
         return
-    shown = brief(analysis.table)
+    of_services = analysis.manifest.get("service_kpis", {}).values()
+    shown = led_by(brief(analysis.table), {group for groups in of_services for group in groups})
     numbers = shown[shown["status"] != "unavailable"]
     yield _compact(numbers, width)
     yield Text(without_number(shown))
@@ -106,6 +108,16 @@ def brief(frame: pd.DataFrame) -> pd.DataFrame:
         shown[whole.index] = True
     whole_frame: pd.DataFrame = frame.loc[shown]
     return whole_frame
+
+
+def led_by(frame: pd.DataFrame, groups: Collection[str]) -> pd.DataFrame:
+    """Return the rows of each phase with those of these groups of KPIs first."""
+    named = {
+        kpi for name, group in load_catalogue().items() if name in groups for kpi in group.kpis
+    }
+    phases, _ = pd.factorize(frame["phase"])
+    led: pd.DataFrame = frame.iloc[np.lexsort((~frame["kpi"].isin(list(named)), phases))]
+    return led
 
 
 def without_number(frame: pd.DataFrame) -> str:

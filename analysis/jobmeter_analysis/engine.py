@@ -22,7 +22,14 @@ from jobmeter_analysis.catalogue import (
     load_catalogue,
     phases_named,
 )
-from jobmeter_analysis.entities import Entity, cpus_of_job, entities_of, grouped, unknown_to
+from jobmeter_analysis.entities import (
+    Entity,
+    cpus_of_job,
+    entities_of,
+    grouped,
+    unknown_to,
+    with_rows,
+)
 from jobmeter_analysis.estimate import (
     ACCOUNTING_MISSING,
     CLOCK_SKEW,
@@ -279,13 +286,13 @@ class _Phase:
 
     def rows(self) -> Iterator[Row]:
         """Yield the rows, group by group; formulas find what was computed before them."""
-        for group in self._catalogue.values():
+        for name, group in self._catalogue.items():
             if not self._computed(group):
                 continue
             if group.services == (ATTEMPT,):
                 yield from self._of_attempt(group)
             else:
-                yield from self._of_targets(group)
+                yield from self._of_targets(name, group)
             yield from self._of_formulas(group)
         yield from self._of_clients()
         if self._phase.name != JOB or not self._known.phases:
@@ -327,12 +334,12 @@ class _Phase:
         nan = float("nan")
         return replace(number, status="estimated", low=nan, high=nan) if kpi.hint else number
 
-    def _of_targets(self, group: Group) -> Iterator[Row]:
-        entities = list(entities_of(group, self._targets, self._unknown, self._cpus))
+    def _of_targets(self, group_name: str, group: Group) -> Iterator[Row]:
+        entities = list(entities_of(group_name, group, self._targets, self._unknown, self._cpus))
         for name, kpi in group.kpis.items():
             if kpi.metric is None or not entities:
                 continue
-            there = [one for one in entities if not kpi.optional or one.has(kpi.metric)]
+            there = with_rows(entities, group_name, kpi)
             if group.fallback and not any(one.instrumented for one in entities):
                 yield self._uninstrumented(group, name, kpi, entities)
                 continue

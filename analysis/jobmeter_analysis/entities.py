@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from jobmeter.window import JOB
-from jobmeter_analysis.catalogue import JOB_CPUS, Catalogue, Group
+from jobmeter_analysis.catalogue import JOB_CPUS, Catalogue, Group, Kpi
 from jobmeter_analysis.subjects import Subject
 from jobmeter_analysis.targets import Target
 
@@ -30,6 +30,10 @@ class Entity:
         """Names of the nodes that its targets are on."""
         return tuple(subject.target.name.node for subject in self.subjects)
 
+    def should_have(self, group: str) -> bool:
+        """Whether the group of this name is one that its users read."""
+        return any(group in subject.target.kpi_groups for subject in self.subjects)
+
     def has(self, metric: str) -> bool:
         """Whether it exposes ``metric``, of a histogram its buckets."""
         names = (metric, f"{metric}_bucket")
@@ -39,15 +43,16 @@ class Entity:
 def unknown_to(catalogue: Catalogue, targets: Sequence[Target]) -> Sequence[Target]:
     """Return the endpoints of the payload of which no group knows anything."""
     payload = [target for target in targets if target.kind == "payload"]
-    return [one for one in payload if not any(_has(group, one) for group in catalogue.values())]
+    return [one for one in payload if not knows_any(catalogue, [one])]
 
 
 def knows_any(catalogue: Catalogue, targets: Sequence[Target]) -> bool:
     """Whether any group is about any of ``targets``."""
-    return any(_has(group, target) for group in catalogue.values() for target in targets)
+    return any(_has(name, group, one) for name, group in catalogue.items() for one in targets)
 
 
 def entities_of(
+    name_of_group: str,
     group: Group,
     targets: Sequence[Target],
     unknown: Sequence[Target],
@@ -56,12 +61,13 @@ def entities_of(
     """Yield the entities of ``group``, in the order of the targets.
 
     Args:
+        name_of_group: In the catalogue.
         group: With services that are expected, and metrics by which others are found.
         targets: All of the attempt.
         unknown: Those that no group knows.
         cpus: By node, the CPUs that the job was given.
     """
-    chosen = [target for target in targets if _has(group, target)]
+    chosen = [target for target in targets if _has(name_of_group, group, target)]
     known = bool(chosen)
     if not chosen and group.fallback:
         chosen = list(unknown)
@@ -78,7 +84,27 @@ def entities_of(
             yield Entity(name, (Subject(target, labels, of_node),), known)
 
 
-def _has(group: Group, target: Target) -> bool:
+def with_rows(entities: Sequence[Entity], group: str, kpi: Kpi) -> Sequence[Entity]:
+    """Return those of ``entities`` that have a row of ``kpi``, a KPI of the group of this name.
+
+    What is optional has one where it is exposed. Of services that should have the group, it has one
+    where nothing is known of the service too, and in each when none exposes it.
+    """
+    metric = kpi.metric
+    if not kpi.optional or metric is None:
+        return entities
+    exposed = any(one.has(metric) for one in entities)
+    return [
+        one
+        for one in entities
+        if one.has(metric)
+        or (one.should_have(group) and not (exposed and one.subjects[0].target.ever_up))
+    ]
+
+
+def _has(name: str, group: Group, target: Target) -> bool:
+    if name in target.kpi_groups:
+        return True
     if target.kind == "stack":
         return target.name.service in group.services
     signs = group.detect

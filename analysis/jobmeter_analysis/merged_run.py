@@ -101,6 +101,7 @@ def _manifest(run: RunManifest, attempts: Mapping[str, Analysis | None]) -> dict
         "git_commit": run.git_commit,
         "jobmeter_version": run.jobmeter_version,
         "job_file_sha256": run.job_file_sha256,
+        "service_kpis": {name: list(of) for name, of in run.service_kpis.items()},
         "phases": [
             {"name": name, "attempts": [one for one in known if name in _phases(known[one])]}
             for name in dict.fromkeys(name for one in known.values() for name in _phases(one))

@@ -149,6 +149,7 @@ class Target:
         clock: Its clock, beside the one that stamped the samples.
         third_party: Whether it is part of the stack and yet does not say of which run.
         found_ms: When it was found, None of one that was planned.
+        kpi_groups: Groups of the catalogue that it should have numbers for, whatever it exposes.
         chosen: Label sets that were asked for, by what was asked.
     """
 
@@ -164,6 +165,7 @@ class Target:
     clock: Clock = UNKNOWN_CLOCK
     third_party: bool = False
     found_ms: int | None = None
+    kpi_groups: frozenset[str] = frozenset()
     chosen: dict[Hashable, tuple[Track, ...]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -349,6 +351,7 @@ class TargetBuilder:
         vocabulary: How metrics are called.
         third_party: Whether it is part of the stack and yet does not say of which run.
         found_ms: When it was found, None of one that was planned.
+        kpi_groups: Groups of the catalogue that it should have numbers for.
     """
 
     def __init__(
@@ -361,12 +364,14 @@ class TargetBuilder:
         *,
         third_party: bool = False,
         found_ms: int | None = None,
+        kpi_groups: Collection[str] = (),
     ) -> None:
         self._name, self._kind, self._interval_ms = name, kind, interval_ms
         self._run_id = run_id
         self._vocabulary = vocabulary
         self._third_party = third_party
         self._found_ms = found_ms
+        self._kpi_groups = frozenset(kpi_groups)
         self._series: dict[str, list[Series]] = {}
         self._edges: list[Edge] = []
 
@@ -407,6 +412,7 @@ class TargetBuilder:
             clock,
             self._third_party,
             self._found_ms,
+            self._kpi_groups,
         )
 
     def _edge_samples(self) -> tuple[dict[str, _EdgeSamples], set[str]]:

@@ -24,6 +24,7 @@ from jobmeter_analysis.attempt import Attempt
 from jobmeter_analysis.estimate import FOREIGN_TARGET, SOURCE_DEGRADED, TARGET_NEVER_UP
 from jobmeter_analysis.expected import expected
 from jobmeter_analysis.gauges import largest_gap_ms
+from jobmeter_analysis.snapshots import as_manifest
 from jobmeter_analysis.targets import NO_TIMES, Target
 
 SCHEMA_VERSION = 1
@@ -54,6 +55,7 @@ def validity(known: Attempt, phases: Sequence[Phase], table: pd.DataFrame) -> di
         "job_file_sha256": known.manifest.job_file_sha256,
         "nodes": _nodes(known),
         "targets": targets,
+        "service_kpis": {name: list(of) for name, of in known.manifest.service_kpis.items()},
         "phases": [_phase(phase) for phase in phases],
         "phases_planned": list(known.manifest.phases),
         "phases_skipped": [str(e.fields.get("phase")) for e in known.log.named("phase_skipped")],
@@ -64,6 +66,7 @@ def validity(known: Attempt, phases: Sequence[Phase], table: pd.DataFrame) -> di
         "monitoring": _monitoring_cost(table),
         "slurm": asdict(known.accounting) if known.accounting else None,
         "clients": _clients(known),
+        "snapshots": as_manifest(known.snapshots),
         "events": _events(known),
         "recording": _recording(known.targets),
         "checkpoint": _checkpoint(known),

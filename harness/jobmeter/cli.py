@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from jobmeter import __version__
-from jobmeter.commands import attach, doctor, health, hook, images, status, top
+from jobmeter.commands import attach, doctor, health, hook, images, planning, status, top
 from jobmeter.commands import attempts as attempts_command
 from jobmeter.commands import site as site_commands
 from jobmeter.commands import tests as test_commands
@@ -97,7 +97,7 @@ def run_command(
     """
     from jobmeter import launch
 
-    prepared = launch.prepare(job_file, site, runs)
+    prepared = planning.prepare(job_file, site, runs)
     if prepared.site.launcher != "bash":
         raise SpecError(f"--site {site}: its jobs go through Slurm; use 'jobmeter submit'")
     launch.check_programs(site, prepared.site)
@@ -126,7 +126,7 @@ def submit_command(
     """
     from jobmeter import launch, slurm, slurm_accounting
 
-    prepared = launch.prepare(job_file, site, runs)
+    prepared = planning.prepare(job_file, site, runs)
     if prepared.site.launcher != "slurm":
         raise SpecError(f"--site {site}: it has no batch system; use 'jobmeter run'")
     for remark in prepared.remarks:
@@ -166,10 +166,9 @@ def render_command(
     ] = None,
 ) -> None:
     """Print the script that would be submitted; writes and submits nothing."""
-    from jobmeter import launch
     from jobmeter.render import render_files
 
-    prepared = launch.prepare(job_file, site, runs)
+    prepared = planning.prepare(job_file, site, runs)
     for remark in prepared.remarks:
         _say(remark)
     files = render_files(prepared.plan)

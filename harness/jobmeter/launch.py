@@ -221,6 +221,7 @@ def manifest_of(prepared: Prepared) -> RunManifest:
         runtime=plan.runtime,
         images=prepared.images,
         kind=plan.kind,
+        service_kpis={one.label: one.kpis for one in plan.services.every if one.kpis},
     )
 
 

@@ -84,6 +84,7 @@ class RunManifest:
         runtime: What the stack runs in: ``native`` or a container runtime.
         images: Those of its images, verified before the job was submitted.
         kind: How it was started. The phases of an attached run and of a hook are not planned.
+        service_kpis: By label of a service, the groups of KPIs that its users read.
     """
 
     run_id: str
@@ -103,6 +104,7 @@ class RunManifest:
     runtime: str = "native"
     images: tuple[UsedImage, ...] = ()
     kind: RunKind = "job"
+    service_kpis: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def write_manifest(manifest: RunManifest, path: Path) -> None:
@@ -151,4 +153,6 @@ def _manifest_from(data: Mapping[str, Any]) -> RunManifest:
     fields["phases"] = tuple(str(name) for name in data["phases"])
     fields["targets"] = tuple(PlannedTarget(**target) for target in data["targets"])
     fields["images"] = tuple(UsedImage(**image) for image in data.get("images", ()))
+    kpis = data.get("service_kpis", {})
+    fields["service_kpis"] = {name: tuple(groups) for name, groups in kpis.items()}
     return RunManifest(**fields)

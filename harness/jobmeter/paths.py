@@ -67,6 +67,10 @@ class AttemptPaths:
         """Copies of the result files of ``phase``; missing when there are none."""
         return self.results / phase
 
+    def snapshot(self, when: str, service: str, name: str) -> Path:
+        """What a service said of its settings at some moment."""
+        return self.attempt / "snapshots" / when / service / f"{name}.json"
+
     @property
     def logs(self) -> Path:
         """One file per component and node."""

@@ -119,6 +119,8 @@ class Recipe(strict.StrictModel):
         ready: How to tell that it is ready.
         metrics: Where its metrics are; none for a service that has none.
         snapshots: What is kept of its settings when it is ready and after each phase, by name.
+        kpis: Groups of KPIs that its users read, by their names in the catalogue: they have rows
+            whatever the service exposes.
         log_rules: Rules by which lines of its log become metrics.
         devices: Whether it uses the devices of its node.
     """
@@ -136,6 +138,7 @@ class Recipe(strict.StrictModel):
     ready: Ready
     metrics: Metrics | None = None
     snapshots: dict[Name, Snapshot] = Field(default_factory=dict)
+    kpis: list[Line] = Field(default_factory=list)
     log_rules: Line | None = None
     devices: Literal["gpu", "none"] = "none"
 

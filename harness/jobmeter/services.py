@@ -89,6 +89,7 @@ class PlannedService:
         metrics: Where its metrics are, if it has any.
         devices: Whether it uses GPUs.
         snapshots: What it says of its settings.
+        kpis: Groups of KPIs that its users read.
     """
 
     label: str
@@ -107,6 +108,12 @@ class PlannedService:
     metrics: PlannedEndpoint | None
     devices: bool
     snapshots: tuple[PlannedSnapshot, ...]
+    kpis: tuple[str, ...]
+
+    @property
+    def away(self) -> bool:
+        """Whether it cannot be reached from the node of Prometheus and of the phases."""
+        return self.listen_host == LOOPBACK and self.nodes[0] != FIRST_NODE
 
 
 @dataclass(frozen=True)
@@ -257,6 +264,7 @@ def _planned(
                 )
                 for kept, one in recipe.snapshots.items()
             ),
+            kpis=tuple(dict.fromkeys(recipe.kpis)),
         )
         for replica, nodes in enumerate(places)
     )

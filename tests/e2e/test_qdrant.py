@@ -1,5 +1,6 @@
 """The example job for Qdrant with a stand-in for the server, against what its client counted."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -14,7 +15,7 @@ STAND_IN = Path(__file__).parent / "programs" / "qdrant.py"
 pytestmark = pytest.mark.prometheus
 
 
-def job(version):
+def job(version, recipe="qdrant"):
     """Return the example with the stand-in, smaller."""
     text = (ROOT / "examples" / "qdrant.yaml").read_text()
     text = text.replace("{{ job_dir }}", str(ROOT / "examples"))
@@ -22,6 +23,7 @@ def job(version):
     text = text.replace('query.json"', 'query.json --queries 60"')
     job = yaml.safe_load(text)
     job["services"]["vectors"] |= {
+        "recipe": recipe,
         "binary": str(STAND_IN),
         "environment": {"STAND_IN_VERSION": version},
     }
@@ -30,12 +32,17 @@ def job(version):
 
 @pytest.mark.parametrize("version", ["1.16.0", "2024-08"])
 def test_the_table_says_what_the_client_counted(version, started, tmp_path):
-    child = started(job(version))
+    # A server may lack what a recipe asks for.
+    shipped = (ROOT / "harness" / "jobmeter" / "recipes" / "qdrant.yaml").read_text()
+    more = "snapshots: {nothing: {path: /nothing}, collections:"
+    (tmp_path / "own.yaml").write_text(shipped.replace("snapshots: {collections:", more))
+    child = started(job(version, "own.yaml"))
     stdout, stderr = child.communicate(timeout=180)
     assert child.returncode == 0, stdout + stderr
     (attempt,) = (tmp_path / "runs").glob("*/attempts/local")
     table = Table(json.loads((attempt / "report" / "kpis.json").read_text()))
     for phase, requests in (("insert", 25), ("query", 60)):
+        assert re.search(rf"^phase {phase} *\nqdrant_", stdout + stderr, re.M), stdout
         client = json.loads((attempt / "results" / phase / f"{phase}.json").read_text())
         assert client["requests"] == requests
         row = table.one("qdrant_rest_requests_total", phase=phase)
@@ -52,6 +59,16 @@ def test_the_table_says_what_the_client_counted(version, started, tmp_path):
     assert names_of(kept / "insert.end") == names_of(kept / "query.end") == of_each
     settings = json.loads((kept / "query.end/vectors/collections.example.json").read_text())
     assert settings["result"]["config"]["params"]["vectors"] == {"size": 128, "distance": "Dot"}
+    said = {(one["when"], one["name"]): one for one in table.manifest["snapshots"]["vectors"]}
+    moments = ("ready", "insert.end", "query.end")
+    assert {when for when, name in said if name == "collections"} == set(moments)
+    refused = "curl: (22) The requested URL returned error: 404"
+    assert all(said[when, "nothing"]["failed"] == refused for when in moments)
+    taken = said["query.end", "collections.example"]
+    kept_bytes = (kept / "query.end/vectors/collections.example.json").read_bytes()
+    assert taken["sha256"] == hashlib.sha256(kept_bytes).hexdigest()
+    assert (taken["failed"], taken["content"]) == (None, settings)
+    assert said["ready", "collections"]["content"]["result"] == {"collections": []}
     key = (attempt.parents[1] / "secrets" / "service.key").read_bytes()
     assert not [p for p in attempt.rglob("*") if p.is_file() and key in p.read_bytes()]
 

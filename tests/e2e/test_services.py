@@ -84,6 +84,11 @@ def test_services_are_ready_in_order_and_counted_exactly(started, tmp_path):
             if row["entity"].startswith(f"{name}@")
         ]
         assert (row["value"], row["status"]) == (count, "exact")
+    # What users of such a service read and this one does not tell, is not left out.
+    missing = table.one(
+        "http_requests_total", phase="seven", entity=f"first@{socket.gethostname()}"
+    )
+    assert (missing["status"], missing["reason"]) == ("unavailable", "metric_absent")
     until(lambda: not running(str(PROGRAM)), 10, lambda: str(running(str(PROGRAM))))
     assert not running("sleep 301")
 
@@ -181,6 +186,7 @@ command: [/opt/programs/service.py, "{{ host }}", "{{ port }}"]
 key: {server: SERVICE_KEY, client: CLIENT_KEY}
 ready: {path: /ready, limit: 30s}
 metrics: {path: /metrics, key: true}
+snapshots: {settings: {path: /settings}}
 """
 SPREAD = """
 name: spread
@@ -285,10 +291,16 @@ def test_what_only_its_own_node_can_reach_is_counted_exactly(user):
         row = table.one("work_units_total", phase=phase)
         assert (row["entity"], row["value"], row["status"]) == ("web@mel0002", count, "exact")
         cost = table.one("monitoring_cpu_seconds_total", phase=phase, entity="gateway@mel0002")
-        assert cost["value"] > 0
+        assert cost["status"] != "unavailable"
     (target,) = [one for one in table.manifest["targets"] if one["service"] == "web"]
     assert (target["node"], target["kind"]) == ("mel0002", "payload")
     assert target["scrapes"] > 0
+    said = {one["when"]: one for one in table.manifest["snapshots"]["web"]}
+    assert {when: one["content"] for when, one in said.items()} == {
+        "ready": {"units": 0},
+        "work.end": {"units": 6},
+        "more.end": {"units": 13},
+    }
     edge = run.attempt / "edges" / "work.end" / "web@mel0002.prom"
     assert edge.read_bytes() == (user.cluster.home / "direct.prom").read_bytes()
     key = (run.folder / "secrets" / "service.key").read_text()

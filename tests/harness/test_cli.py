@@ -72,6 +72,20 @@ def test_wrong_usage_gets_an_answer(arguments, code, expected, tmp_path):
     assert expected in one_line(jobmeter(*arguments, cwd=tmp_path), code)
 
 
+def test_a_group_of_kpis_that_no_service_can_have_is_refused(tmp_path):
+    recipe = "description: d\ncommand: [x]\nready: {path: /}\nkpis: [http, %s]\n"
+    job = "run: x\nservices: {one: {recipe: own.yaml}}\n"
+    (tmp_path / "job.yaml").write_text(job)
+    for name in ("htpt", "node"):  # node is one of nodes
+        (tmp_path / "own.yaml").write_text(recipe % name)
+        line = one_line(jobmeter("render", "job.yaml", cwd=tmp_path), 2)
+        assert f"job.yaml: services.one.recipe: its 'kpis' name {name!r}, which is no " in line
+        assert "there is llm, llm-checks, " in line
+        assert ", qdrant, http" in line
+    (tmp_path / "own.yaml").write_text(recipe % "llm")
+    assert jobmeter("render", "job.yaml", cwd=tmp_path).returncode == 0
+
+
 @pytest.mark.parametrize(
     "arguments", [("nonsense",), ("run",), ("submit", "job.yaml"), ("run", "-x")]
 )

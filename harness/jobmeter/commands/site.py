@@ -127,7 +127,7 @@ def _described(file: ProfileFile) -> dict[str, str]:
 
 def _of_job(job_file: Path | None, site_name: str) -> Iterator[Judgement]:
     """Yield what our own limits say of a job, and then what Slurm does."""
-    from jobmeter import launch
+    from jobmeter.commands import planning
     from jobmeter.errors import JobmeterError
     from jobmeter.render import render_files
     from jobmeter.site_check import Judgement
@@ -136,7 +136,7 @@ def _of_job(job_file: Path | None, site_name: str) -> Iterator[Judgement]:
     if job_file is None:
         return
     try:
-        prepared = launch.prepare(job_file, site_name, Path("runs"))
+        prepared = planning.prepare(job_file, site_name, Path("runs"))
     except JobmeterError as refused:
         yield Judgement("job.limits", "broken", str(refused), "correct the job file or the profile")
         return

@@ -6,6 +6,7 @@ usage: service.py HOST PORT [--ready-after REQUESTS] [--never-ready] [--shares-p
 GET /ready        503 until it was asked so often, then 200
 POST /add/N       adds N to work_units_total
 POST /end/STATUS  ends at once
+GET /settings     says the units as JSON
 GET /metrics      asks for the key in SERVICE_KEY as a bearer's, if there is one
 """
 
@@ -36,10 +37,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             handler.asked += 1
             late = handler.asked <= self.arguments.ready_after
             self.answer(503 if late or self.arguments.never_ready else 200)
-        elif self.path != "/metrics":
+        elif self.path not in ("/metrics", "/settings"):
             self.answer(404)
         elif self.headers.get("Authorization", "") != bearer():
             self.answer(401)
+        elif self.path == "/settings":
+            self.answer(200, f'{{"units": {handler.units}}}')
         else:
             self.answer(200, f"# TYPE work_units_total counter\nwork_units_total {handler.units}\n")
 
