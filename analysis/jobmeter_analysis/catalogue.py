@@ -150,6 +150,8 @@ class Kpi(_Model):
         attempts: What the numbers of several attempts become; by default they are not put
             together but compared, unless the statistic says more (see ``merge``).
         spread: Which is better of two entities of the group; with it they are compared.
+        straggler: Of a share of the phase whose entities are compared: what one that stands out on
+            the worse side does in it, as the others wait for it.
         optional: Whether a target without the metric gets no row at all.
         brief: Whether the table on a terminal shows it without being asked for everything.
     """
@@ -181,6 +183,7 @@ class Kpi(_Model):
     hint: bool = False
     attempts: Combine | None = None
     spread: Literal["higher", "lower"] | None = None
+    straggler: str | None = None
     optional: bool = False
     brief: bool = False
 
@@ -313,7 +316,9 @@ def _check_keys(where: str, kpi: Kpi) -> None:
     if kpi.unit not in UNITS:
         hint = strict.nearest(kpi.unit, list(UNITS))
         raise CatalogueError(f"{where}: no unit {kpi.unit!r}; {hint}")
-    always = {"unit", "help", "statistic", "brief", "optional", "spread"}
+    always = {"unit", "help", "statistic", "brief", "optional", "spread", "straggler"}
+    if kpi.straggler is not None and (kpi.spread is None or kpi.unit != "ratio"):
+        raise CatalogueError(f"{where}: 'straggler' is for a share that is compared; add 'spread'")
     given = kpi.model_fields_set - always
     for key in needs.needed:
         if key not in given:

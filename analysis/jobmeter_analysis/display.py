@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobmeter.window import JOB
+from jobmeter_analysis import stragglers
 from jobmeter_analysis.catalogue import load_catalogue
 from jobmeter_analysis.engine import COLUMNS, Analysis
 
@@ -66,12 +67,14 @@ def rendered(
     yield Text(headline(analysis))
     if every:
         yield _full(analysis.table)
+        yield from map(Text, stragglers.in_words(analysis.table))
         yield Text(missing(analysis))
         return
     of_services = analysis.manifest.get("service_kpis", {}).values()
     shown = led_by(brief(analysis.table), {group for groups in of_services for group in groups})
     numbers = shown[shown["status"] != "unavailable"]
     yield _compact(numbers, width)
+    yield from map(Text, stragglers.in_words(analysis.table))
     yield Text(without_number(shown))
     yield Text(missing(analysis))
     yield Text(f"{len(numbers)} of {len(analysis.table)} rows; --all shows every row and column")

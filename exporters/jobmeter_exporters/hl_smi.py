@@ -14,6 +14,8 @@ import argparse
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
@@ -31,6 +33,8 @@ from jobmeter_exporters.watched import NoData
 INTERVAL_S = 5.0
 TIMEOUT_S = 10.0
 OLD_AFTER_INTERVALS = 4
+LARGEST_LOGS_BYTES = 2**20
+"""Of the files that ``hl-smi`` logs into, in our folder."""
 
 _DEVICE = ("index", "uuid", "bus_id", "module_id", "name")
 
@@ -216,7 +220,10 @@ class HlSmi:
             self._logs.cleanup()
 
     def _ask(self, fields: Sequence[str]) -> list[Hpu]:
-        done = self.command.run(hl_smi_text.command(fields), self._environment())
+        try:
+            done = self.command.run(hl_smi_text.command(fields), self._environment())
+        finally:
+            self._bound_logs()
         if done.status != 0:
             raise Refused(
                 f"hl-smi ended with {done.status} and says {done.complaint!r}; run hl-smi by hand"
@@ -233,6 +240,19 @@ class HlSmi:
         if self._logs is None:
             self._logs = tempfile.TemporaryDirectory(prefix="hl-smi-", ignore_cleanup_errors=True)
         return {"HABANA_LOGS": self._logs.name}
+
+    def _bound_logs(self) -> None:
+        """Remove its logs when they are large: the folder may be memory of the node."""
+        if self._logs is None:
+            return
+        sizes: dict[Path, int] = {}
+        for path in Path(self._logs.name).rglob("*"):
+            with suppress(OSError):  # it may turn its logs over
+                sizes[path] = path.lstat().st_size if not path.is_dir() else 0
+        if sum(sizes.values()) > LARGEST_LOGS_BYTES:
+            for path in sizes:
+                with suppress(OSError):  # folders stay
+                    path.unlink()
 
 
 class Refused(CommandError):  # noqa: N818 - reads as what happened

@@ -54,7 +54,7 @@ def read_rules(name: str) -> list[tuple[str, Any]]:
         raise ExporterError(f"no rules {name!r}; give a file, or one of ours: {known}") from cause
     except (OSError, UnicodeDecodeError) as cause:
         raise ExporterError(f"cannot read the rules {name}: {cause}; give a text file") from cause
-    except (yaml.YAMLError, RecursionError) as cause:
+    except (yaml.YAMLError, RecursionError, ValueError) as cause:  # ValueError: no such date
         mark = getattr(cause, "problem_mark", None)
         place = "" if mark is None else f" in line {mark.line + 1}"
         problem = getattr(cause, "problem", None) or " ".join(str(cause).split())
@@ -194,9 +194,9 @@ def _pattern(where: str, given: object) -> re.Pattern[str]:
     text = _text(where, given)
     try:
         pattern = re.compile(text)
+        check_cost(where, text)
     except (re.error, RecursionError, OverflowError) as cause:
         raise ExporterError(f"{where}: {text!r} is no regular expression: {cause}") from cause
-    check_cost(where, text)
     return pattern
 
 
@@ -253,7 +253,7 @@ def _check_label(where: str, label: str) -> None:
 
 
 def _check_group(where: str, group: object, groups: Collection[str]) -> None:
-    if group not in groups:
+    if not isinstance(group, str) or group not in groups:
         known = ", ".join(sorted(groups)) or "none"
         raise ExporterError(f"{where}: the pattern has no group {group!r}; it has {known}")
 
@@ -264,4 +264,9 @@ def _advice(given: str, known: Collection[str]) -> str:
 
 
 def _is_number(given: object) -> bool:
-    return isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given)
+    if not isinstance(given, int | float) or isinstance(given, bool):
+        return False
+    try:
+        return math.isfinite(given)
+    except OverflowError:  # an integer of hundreds of digits
+        return False

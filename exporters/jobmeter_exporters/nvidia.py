@@ -239,6 +239,8 @@ class GpuUse(Collector):
         known |= nvidia_readings.read(self._nvml, answers, gpu.handle, nvidia_readings.OF_GPU)
         if self._sampler is not None:
             known |= self._sampler.take(gpu)
+            failed = self._sampler.take_problem(gpu)
+            answers.problems += [failed] if failed else []
         merge(into, _labelled(known, gpu.labels))
 
     def _read_part(self, gpu: Gpu, part: Instance | None, answers: Answers, into: Readings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 import threading
 import time
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from jobmeter_exporters import nvidia_fields, nvidia_patience
 from jobmeter_exporters.nvidia_answers import Answers, GpuLost, Nvml
 from jobmeter_exporters.nvidia_devices import Gpu
+
+logger = logging.getLogger(__name__)
 
 SHORTEST_S, LONGEST_S = 0.01, 10.0
 INSTANT_POWER = (nvidia_fields.Field("power", 186, 1e-3),)
@@ -95,6 +98,7 @@ class Sampler:
         self._answers: dict[str, Answers] = {}
         self._extents: dict[tuple[str, str], Extent] = {}
         self._seen_us: dict[str, int] = {}
+        self._problems: dict[str, str] = {}
         self._lock = threading.Lock()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="nvidia sampler", daemon=True)
@@ -143,6 +147,11 @@ class Sampler:
                     known[READINGS] = float(extent.count)
         return known
 
+    def take_problem(self, gpu: Gpu) -> str | None:
+        """Return why a GPU could not be read since this was last asked, None if it could."""
+        with self._lock:
+            return self._problems.pop(gpu.uuid, None)
+
     def _run(self) -> None:
         now = next_s = drained_s = self._clock()
         while not self._end.wait(max(0.0, next_s - now)):
@@ -160,6 +169,9 @@ class Sampler:
         except GpuLost:
             self._gpus = tuple(one for one in self._gpus if one is not gpu)
             self._extents = {key: one for key, one in self._extents.items() if key[0] != gpu.uuid}
+        except Exception as problem:  # the thread must go on, and the scrape says it
+            logger.debug("nvidia sampler: traceback", exc_info=True)
+            self._problems[gpu.uuid] = f"the sampler failed: {problem!r}; please report this"
         answers.problems.clear()  # the scrape asks the same, and says what is wrong
 
     def _read_one(self, gpu: Gpu, answers: Answers) -> None:

@@ -216,6 +216,20 @@ def test_its_logs_go_where_a_user_may_write_and_are_removed(answers, tmp_path, m
     assert source._environment() == {}
 
 
+def test_its_logs_do_not_grow(answers, monkeypatch):
+    monkeypatch.delenv("HABANA_LOGS", raising=False)
+    monkeypatch.setattr(hl_smi, "LARGEST_LOGS_BYTES", 5000)
+    source = hl_smi.HlSmi(DEADLINE_S)
+    answers.write("logs", "2000")
+    sizes = []
+    for _ in range(4):
+        source.read()
+        files = Path(source._environment()["HABANA_LOGS"]).rglob("*.log")
+        sizes.append(sum(path.stat().st_size for path in files))
+    source.close()
+    assert sizes == [2000, 4000, 0, 2000]
+
+
 def test_hlml_is_asked_for_and_not_there(tmp_path, monkeypatch, running):
     monkeypatch.setattr(hlml.load, "__defaults__", (tmp_path / "libhlml.so",))
     scraped = running(hl_smi_source="hlml")

@@ -259,6 +259,14 @@ HISTOGRAM = {"histogram": "x", "help": "X.", "value": "n", "buckets": [1, 2]}
         ({"match": r"\w+\d+\w+:", "metrics": [COUNTER]}, "has 3 repeats whose end"),
         ({"match": r"(?:a|.*)b(?P<n>\S+).*?c", "metrics": [COUNTER]}, "has 3 repeats whose end"),
         ({"fields": {"f": "(?:a{0,999}b?)+"}, "metrics": [COUNTER]}, "repeats a repeat"),
+        ({"match": "(?:a|ab|b)*c", "metrics": [COUNTER]}, "in too many ways"),
+        ({"match": "(?i)(?:a|AB|b)*c", "metrics": [COUNTER]}, "in too many ways"),
+        ({"match": "(?:aa?)+$", "metrics": [COUNTER]}, "in too many ways"),
+        ({"match": "(?:\\d{1,3})+x", "metrics": [COUNTER]}, "in too many ways"),
+        ({"match": "(?:щщ?)*ы", "metrics": [COUNTER]}, "in too many ways"),
+        ({"match": "a?" * 20 + "a" * 20, "metrics": [COUNTER]}, "in too many ways"),
+        ({"match": "(?:(?:a{0,9}){0,9}){0,9}b", "metrics": [COUNTER]}, "in too many ways"),
+        ({"match": "(?:.*?,){11}P", "metrics": [COUNTER]}, "has 11 repeats whose end"),
         ({"match": "a", "metrics": [{"help": "X."}]}, "give one of counter, gauge, histogram"),
         ({"match": "a", "metrics": [COUNTER | {"gauge": "y"}]}, "give one of counter"),
         ({"match": "a", "metrics": [{"summary": "x"}]}, "unknown key 'summary'"),
@@ -292,6 +300,15 @@ HISTOGRAM = {"histogram": "x", "help": "X.", "value": "n", "buckets": [1, 2]}
             {"match": "(?P<g>a)", "metrics": [COUNTER | {"labels": {"service": "g"}}]},
             "cannot be a label",
         ),
+        (
+            {"match": "(?P<n>a)", "metrics": [COUNTER | {"labels": {"l": ["n"]}}]},
+            r"label l: the pattern has no group \['n'\]",
+        ),
+        ({"match": "(?P<n>a)", "metrics": [GAUGE | {"value": {"n": 1}}]}, "has no group"),
+        (
+            {"match": "(?P<n>a)", "metrics": [GAUGE | {"expires_seconds": 10**400}]},
+            "no number above 0",
+        ),
         ({"match": "a", "event": {"level": "fatale"}}, "no 'fatale'; there is debug, info"),
         ({"match": "a", "event": {"text": "t"}}, "event: text: the pattern has no group 't'"),
         (
@@ -312,6 +329,8 @@ def test_a_rule_that_is_none(entry, why):
         r"(?P<x>.*) took (?P<y>.*) ms",
         r"\| *(?P<a>\S+) \| *(?P<b>[\d.]+) (?P<c>[a-z]+): \"(?P<d>[^\"]*)\" (?P<e>\w+)-(?P<f>.*)",
         r"(?P<a>\w+)=(?P<b>\w+), (?P<c>[^,]+), (?P<d>\d+)\s+(?P<e>[A-Z]+)",
+        r"(?:\d{1,3}\.){3}\d{1,3} (?:INFO|INIT|WARN)+: \"(?P<a>(?:\\.|[^\"\\])*)\"",
+        r"(?:\w\.?)+ (?:GET|POST|PUT|PATCH|HEAD) (?:[^,]*,){11}P",
     ],
 )
 def test_a_pattern_whose_repeats_end_clearly_is_taken(pattern):
@@ -333,6 +352,7 @@ def test_a_name_that_an_exporter_has_is_refused():
         ("a: &a [*a]", "one key, 'rules'"),
         ("!!python/object/apply:os.getcwd []", "is no YAML"),
         ("\x00", "is no YAML"),
+        ("rules: [2024-13-45]", "is no YAML: month must be in 1..12"),
     ],
 )
 def test_a_file_that_is_none(tmp_path, text, why):

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 from nvml_node import DEADLINE_S, Node
+from waiting import until
 
 from jobmeter_exporters.__main__ import main
 
@@ -18,11 +19,11 @@ COMMAND = (sys.executable, "-m", "jobmeter_exporters")
 
 
 @contextmanager
-def serving(node, *arguments):
-    """Run the exporters; yield a function that gets a path, and the process."""
+def serving(node, *arguments, within=()):
+    """Run the exporters, ``within`` a program; yield what gets a path, and the process."""
     port_file = node.root / "port"
     with subprocess.Popen(
-        [*COMMAND, *arguments, "--run-id", "r1", "--port-file", str(port_file)],
+        [*within, *COMMAND, *arguments, "--run-id", "r1", "--port-file", str(port_file)],
         env=node.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -97,6 +98,24 @@ def test_the_sampler_reads_in_the_background(node):
         text = get()
     assert min(samples(text, "nvidia_sampled_readings")) >= 5
     assert samples(text, "nvidia_sampled_power_watts_max") == [900] * 4
+
+
+def test_a_sampler_that_fails_says_so_once_and_goes_on(node):
+    """Of what is no error of NVML: no memory for as many samples as a mad driver announces."""
+    limited = ("prlimit", f"--as={8 * 2**30}")
+    with serving(node, "nvidia", "--nvidia-sample-interval", "10ms", within=limited) as (get, run):
+        node.say({"2.samples.1.buffer": 2**32 - 1, "2.samples.1": "2000000:50"})
+        until(lambda: 'success{collector="nvidia"} 0.0' in get())
+        text = get()
+        assert samples(text, "DCGM_FI_DEV_POWER_USAGE") == [600.123] * 4
+        assert 'success{collector="nvidia"} 0.0' in text
+        node.say({"2.samples.1.buffer": None})
+        until(lambda: 'success{collector="nvidia"} 1.0' in get())
+        until(lambda: len(samples(get(), "nvidia_sampled_power_watts_max")) == 4)
+        run.send_signal(signal.SIGTERM)
+        _, err = run.communicate(timeout=DEADLINE_S)
+    (line,) = err.splitlines()
+    assert "GPU 2: the sampler failed: MemoryError(); please report this" in line
 
 
 @pytest.mark.parametrize(

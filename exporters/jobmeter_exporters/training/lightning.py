@@ -102,7 +102,8 @@ class LightningHooks:
             self._marks = _Marks(trainer.profiler, timers)
 
     def on_train_epoch_start(self, trainer: Lightning, pl_module: Lightning) -> None:
-        """Say which epoch it is."""
+        """Say which epoch it is; a step that an epoch was left in never ends."""
+        self._steps_before = None
         if self._monitor is not None:
             self._monitor.record(epoch=trainer.current_epoch)
 
@@ -224,8 +225,9 @@ class _Marks:
         profiler.start, profiler.stop = start_timed, stop_timed
 
     def remove(self) -> None:
-        """Give the profiler its own methods back."""
-        del self._profiler.start, self._profiler.stop
+        """Give the profiler its own methods back, unless somebody else has."""
+        vars(self._profiler).pop("start", None)
+        vars(self._profiler).pop("stop", None)
 
 
 def _loss(outputs: Lightning, accumulated: int) -> Lightning:

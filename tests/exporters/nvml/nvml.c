@@ -340,6 +340,8 @@ ret nvmlDeviceGetSamples(device *one, u32 kind, u64 after, u32 *type, u32 *count
     if (!number_of) return NOT_FOUND;
     if (!out) {
         *count = 64; /* as the driver does: the size of its buffer */
+        snprintf(key, sizeof key, "samples.%u.buffer", kind);
+        if (!look(one, key, value, sizeof value)) *count = strtoul(value, 0, 10);
         return SUCCESS;
     }
     for (int at = 0; at < number_of; at++) out[at] = (sample){found[at][0], found[at][1]};
