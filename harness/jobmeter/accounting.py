@@ -38,6 +38,21 @@ _FIXED_AT_START = frozenset(
     }
 )
 
+_OF_BATCH = frozenset({"exit_code", "signal"})
+"""Said of the step in which the batch script ran."""
+
+_OF_STEPS = frozenset(
+    {
+        "derived_exit_code",
+        "user_cpu_s",
+        "system_cpu_s",
+        "total_cpu_s",
+        "max_rss_bytes",
+        "consumed_energy_joules",
+    }
+)
+"""Put together from all steps: too little while the end of one is not known."""
+
 _DERIVED_FROM = {
     "queue_wait_s": ("start_s", "eligible_s"),
     "submit_to_start_s": ("start_s", "submit_s"),
@@ -194,11 +209,24 @@ class JobAccounting:
 
         Without a time of submission it is an answer that an earlier version has kept, and short.
         """
-        return self.final and self.source in _FROM_DATABASE and self.submit_s is not None
+        known = self.final and self.source in _FROM_DATABASE and self.submit_s is not None
+        return known and not self.lagging
+
+    @property
+    def lagging(self) -> frozenset[str]:
+        """The steps of a job that has ended whose own end the database has not heard of yet."""
+        return frozenset(step.name for step in self.steps if self.final and step.state == "RUNNING")
 
     def is_final(self, name: str) -> bool:
-        """Whether one field can no longer change, which some cannot once the job has started."""
-        return self.final or (name in _FIXED_AT_START and self.start_s is not None)
+        """Whether one field can no longer change.
+
+        Some cannot once the job has started; those of steps may after the job's end.
+        """
+        if not self.final:
+            return name in _FIXED_AT_START and self.start_s is not None
+        said_here = set(_DERIVED_FROM.get(name, (name,))) - self.filled.keys()
+        behind = "batch" in self.lagging and not said_here.isdisjoint(_OF_BATCH)
+        return not behind and not (self.lagging and not said_here.isdisjoint(_OF_STEPS))
 
     def source_of(self, name: str) -> str:
         """Return who said one field, all of them where it is derived from several."""

@@ -57,7 +57,7 @@ def accounting_of(wanted: Start, settle_s: float = 0.0) -> JobAccounting | None:
     """
     ask_database, said = _database(wanted)
     deadline = time.monotonic() + settle_s
-    while said is not None and not _all_ended(said) and time.monotonic() < deadline:
+    while said is not None and (said.lagging or not said.final) and time.monotonic() < deadline:
         time.sleep(0.5)
         said = ask_database(wanted) or said
     if said is not None and said.source == "pyslurm":
@@ -74,11 +74,6 @@ def _database(
     """Return the way to the database that works, and the first answer."""
     said = ask_pyslurm(wanted)
     return (ask_pyslurm, said) if said is not None else (ask_sacct, ask_sacct(wanted))
-
-
-def _all_ended(said: JobAccounting) -> bool:
-    """Whether no step lags behind its job."""
-    return said.final and all(step.state != "RUNNING" for step in said.steps)
 
 
 def _if_as_final(other: JobAccounting | None, said: JobAccounting) -> JobAccounting | None:

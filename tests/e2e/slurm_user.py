@@ -137,6 +137,24 @@ class Run:
         done = self.user.jobmeter("analyze", self.inside, "--format", "json", check=check)
         return Table(json.loads(done.stdout))
 
+    def settled_table(self):
+        """The same, when Slurm's database has said its last word on the job."""
+        tables = []
+
+        def settled():
+            tables.append(self.table())
+            return is_settled(tables[-1].manifest["slurm"])
+
+        until(settled, 60, lambda: tables[-1].manifest["slurm"])
+        return tables[-1]
+
+
+def is_settled(slurm):
+    """Whether Slurm's database has said its last word, by a report's part about the job."""
+    if slurm is None or not slurm["final"] or slurm["source"] != "sacct":
+        return False
+    return all(step["state"] != "RUNNING" for step in slurm["steps"])
+
 
 class Table:
     """The rows of a report."""

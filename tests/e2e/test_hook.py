@@ -18,10 +18,21 @@ pytestmark = pytest.mark.prometheus
 
 
 @pytest.fixture
-def script(local_programs, tmp_path):
+def worker():
+    """A service of the user on this machine, by its port."""
+    with subprocess.Popen(
+        [sys.executable, SERVER, "0"], stdout=subprocess.PIPE, text=True
+    ) as server:
+        yield int(server.stdout.readline())
+        server.kill()
+
+
+@pytest.fixture
+def script(local_programs, tmp_path, worker):
     """Start a user's script in a folder where ``monitor.sh`` lies."""
+    metrics = f"worker=http://localhost:{worker}/metrics"
     made = subprocess.run(
-        [JOBMETER, "hook", "--interval", "1s", "--runs", tmp_path / "runs", *METRICS],
+        [JOBMETER, "hook", "--interval", "1s", "--runs", tmp_path / "runs", "--metrics", metrics],
         capture_output=True,
         text=True,
         check=True,
@@ -51,9 +62,6 @@ def script(local_programs, tmp_path):
         child.communicate()
 
 
-METRICS = ("--metrics", "worker=http://localhost:19878/metrics")
-
-
 def only_run(tmp_path):
     (run,) = (tmp_path / "runs").glob("hook-*")
     return run
@@ -75,7 +83,7 @@ def table_of(run):
     return Table(json.loads(done.stdout))
 
 
-STRICT = f"""
+STRICT = """
 set -euo pipefail
 trap 'echo "my EXIT: $? of $1"' EXIT
 trap 'echo my TERM' TERM
@@ -85,34 +93,33 @@ umask 027
 shopt -s nullglob
 set -f -C -E
 trap 'echo "my ERR: $BASH_COMMAND"' ERR
-mine() {{
+mine() {
   set +o; shopt -p; umask; trap -p; printf '%q\\n' "$IFS" "$PWD"; echo /proc/self/fd/*
   jobs -p
-}}
-{sys.executable} {SERVER} 19878 &
-server=$!
-until curl --silent --fail localhost:19878/metrics >/dev/null; do sleep 0.05; done
+}
+# Killed before it is a sleep, it would be a shell, with the traps of this one.
+slept() { until [[ $(<"/proc/$1/comm") == sleep ]]; do sleep 0.01; done; }
 sleep 1000 &
+slept "$!"
+sleep 1000 &
+slept "$!"
 mine >before
 source monitor.sh
 jobmeter_start warmup
 [[ $JOBMETER_RUN_DIR == */runs/hook-* && -r $JOBMETER_PASSWORD_FILE ]]
-add() {{ curl --silent --fail --request POST "localhost:19878/add/$1"; }}
+port=$2
+add() { curl --silent --fail --request POST "localhost:$port/add/$1"; }
 add 100
 jobmeter_mark bench
 add 137
 jobmeter_mark bench
 [[ $! == $(jobs -p | tail --lines=1) ]]
-kill %2
-wait %2 || :
-kill %1
-wait %1 || : # would wait for the monitoring too, if that were a job of this shell
+kill %1 %2
+wait # would wait for the monitoring too, if that were a job of this shell
 read -r line
 echo "read $line"
 jobmeter_stop
 jobmeter_stop
-# Killed before it is a sleep, it would be a shell, with the traps of this one.
-slept() {{ until [[ $(<"/proc/$1/comm") == sleep ]]; do sleep 0.01; done; }}
 sleep 1000 &
 slept "$!"
 sleep 1000 &
@@ -123,8 +130,8 @@ exit 7
 """
 
 
-def test_a_strict_script_keeps_all_that_is_its_own(script, tmp_path):
-    child = script(STRICT, "first")
+def test_a_strict_script_keeps_all_that_is_its_own(script, worker, tmp_path):
+    child = script(STRICT, "first", str(worker))
     stdout, stderr = child.communicate("a line for the script\n", timeout=120)
     assert child.returncode == 7, stderr
     assert stdout == "read a line for the script\nmy EXIT: 7 of first\n"
@@ -242,7 +249,7 @@ def test_on_two_nodes_of_slurm(user, cancelled):
 
     until(lambda: not left(), 60, left)
     assert "my EXIT: " in (user.cluster.home / "hook.out").read_text()
-    table = run.table()
+    table = run.settled_table()
     assert table.one("slurm_exit_code")["value"] == (143 if cancelled else 3)
     assert table.one("phase_seconds", phase="run")["status"] == "exact"
     for node in ("mel0001", "mel0002"):

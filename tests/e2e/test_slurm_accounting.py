@@ -5,7 +5,7 @@ import os
 import signal
 
 import pytest
-from slurm_user import User, until
+from slurm_user import User, is_settled, until
 from testbed import Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.prometheus]
@@ -33,7 +33,7 @@ def settled(run, attempt=None):
 
     def final():
         rows, slurm = said(run, attempt)
-        return (rows, slurm) if slurm["final"] and slurm["source"] == "sacct" else None
+        return (rows, slurm) if is_settled(slurm) else None
 
     return until(final, 30, lambda: said(run, attempt)[1])
 

@@ -51,6 +51,26 @@ def test_a_database_that_lags_is_waited_for(stand_in, sacct_prints, tmp_path):
     assert accounting_of(Start("5"), settle_s=5).state == "TIMEOUT"
 
 
+def test_a_step_that_lags_behind_its_job_leaves_open_what_is_said_of_it(
+    sacct_prints, stand_in, attempt
+):
+    """The batch step of a job that was killed ends up to a second after the job."""
+    stand_in("scontrol", "exit 1")
+    (batch,) = (line for line in SACCT.splitlines() if line.startswith("5.batch"))
+    running = batch.replace("CANCELLED|0:15", "RUNNING|0:0").replace("1795379809", "Unknown")
+    attempt.events.write_text(EVENTS.replace(', "exit_code": 0', ""))
+    sacct_prints(SACCT.replace(batch, running))
+    first = refresh_accounting(attempt)
+    assert (first.state, first.final, first.settled) == ("TIMEOUT", True, False)
+    open_yet = ("exit_code", "total_cpu_s", "cpu_efficiency_ratio", "max_rss_bytes")
+    assert [name for name in open_yet if first.is_final(name)] == []
+    assert first.is_final("elapsed_s")
+    sacct_prints(SACCT)
+    then = refresh_accounting(attempt)
+    assert (then.settled, then.exit_code) == (True, 143)
+    assert all(map(then.is_final, open_yet))
+
+
 def test_the_controller_is_ahead_of_a_database_that_lags(stand_in, sacct_prints):
     sacct_prints(SACCT.replace("5|TIMEOUT", "5|RUNNING"))
     stand_in("scontrol", f'cat "{RECORDED}/scontrol-22.05.8.txt"')

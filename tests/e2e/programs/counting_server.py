@@ -1,5 +1,8 @@
 #!/usr/bin/python3
-"""A payload service with a counter: POST /add/N adds N, GET /metrics shows it. No dependencies."""
+"""A payload service with a counter: POST /add/N adds N, GET /metrics shows it. No dependencies.
+
+Its argument is the port; 0 takes a free one, and says which.
+"""
 
 import sys
 import threading
@@ -34,4 +37,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+    server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
+    if sys.argv[1] == "0":
+        print(server.server_port, flush=True)
+    server.serve_forever()
