@@ -99,6 +99,10 @@ def test_trainings_one_after_the_other_are_counted_together(run, tmp_path):
     check(done, left(tmp_path))
 
 
+def test_epochs_that_are_left_early(run, tmp_path):
+    check(run("epochs_left_early", "lightning.pytorch", str(tmp_path / "work")), left(tmp_path))
+
+
 def test_ranks_that_lightning_spawns(run, tmp_path):
     run("two_ranks", "lightning.pytorch", str(tmp_path / "work"))
     for rank in ("0", "1"):

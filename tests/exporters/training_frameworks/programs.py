@@ -45,7 +45,7 @@ def lightning_module(package):
     return Module()
 
 
-def lightning(package, folder, **options):
+def lightning(package, folder, stops_early=False, **options):
     import importlib
 
     import torch
@@ -56,6 +56,9 @@ def lightning(package, folder, **options):
     data = torch.utils.data.TensorDataset(*regression())
     loader = torch.utils.data.DataLoader(data, batch_size=BATCH, num_workers=2)
     module = lightning_module(package)
+    if stops_early:
+        # Lightning leaves the epoch then.
+        module.on_train_batch_start = lambda batch, index: -1 if index == 4 else None
     callback = lightning_callback(**options)
     trainer = package.Trainer(
         max_epochs=2,
@@ -109,6 +112,12 @@ def one_after_the_other(package, folder):
     say(
         {"training_step_duration_seconds_count": 12, "training_samples_total": 4 * SAMPLES},
     )
+
+
+def epochs_left_early(package, folder):
+    """The batch at which an epoch is left is part of no step."""
+    lightning(package, folder, stops_early=True)
+    say({"training_step_duration_seconds_count": 4, "training_samples_total": 8 * BATCH})
 
 
 def two_ranks(package, folder):
