@@ -3,7 +3,6 @@
 # make test-truth  the arithmetic against simulated truth, ten thousand examples each (minutes)
 # make test-without-cgroups   the cluster's jobs again, on a Slurm that tracks processes by their parents
 # make test-second-cluster   the cluster's jobs again, on the newest Slurm, Python and Prometheus of Debian
-# make test-unsteady   a real DDP on two nodes, and the hook: not steady yet, so not in `make test`
 # make test-vllm   a real vLLM as a service, against its own client (ten minutes)
 # make lint   style, types and import directions alone
 # make bench  the measurements of benchmarks/README.md (minutes)
@@ -17,7 +16,7 @@ PROGRAMS := $(CURDIR)/.programs
 # Whole machines made of namespaces: one after the other. All else shares the processors.
 OF_CLUSTERS := tests/cluster tests/e2e
 
-.PHONY: demo test test-truth test-without-cgroups test-second-cluster test-unsteady test-vllm lint bench clean
+.PHONY: demo test test-truth test-without-cgroups test-second-cluster test-vllm lint bench clean
 
 demo: $(VENV)/.user
 	@programs=$$(tools/get-programs.sh $(PROGRAMS)) && \
@@ -45,11 +44,6 @@ test-second-cluster: $(VENV)/.dev
 	tools/get-debian-base.sh $(PROGRAMS)/debian
 	tools/get-tests-base.sh $(PROGRAMS)/tests-base $(BIN)/python
 	JOBMETER_CLUSTER=sid $(BIN)/pytest tests/cluster tests/e2e
-
-test-unsteady: $(VENV)/.dev
-	tools/install-test-packages.sh tests/cluster_packages.txt
-	tools/get-training-frameworks.sh $(PROGRAMS)/training $(BIN)/python
-	JOBMETER_UNSTEADY=1 $(BIN)/pytest tests/e2e/test_ddp.py tests/e2e/test_hook.py
 
 test-vllm: $(VENV)/.dev
 	tools/install-test-packages.sh tests/cluster_packages.txt

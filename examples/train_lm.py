@@ -123,6 +123,8 @@ def main():
         loss = train(monitor, chosen, device)
     if dist.get_rank() == 0:
         print(f"{chosen.steps} steps on each of {dist.get_world_size()} ranks, loss {loss:.4f}")
+    # All are connected, and meet at the first: nobody leaves before the last has got here.
+    dist.barrier()
     dist.destroy_process_group()
 
 

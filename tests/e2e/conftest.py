@@ -25,11 +25,6 @@ collect_ignore = (
 if os.environ.get("JOBMETER_VLLM") != "1":
     # Its environment takes minutes to make, and 3.5 GB: `make test-vllm`.
     collect_ignore += ["test_vllm.py", "vllm"]
-if os.environ.get("JOBMETER_UNSTEADY") != "1":
-    # Not steady yet, `make test-unsteady`. Of the DDP a count of the second phase may be estimated
-    # where ranks start within a clock tick of it, and ranks may fail to meet; of the hook a strict
-    # script's background may print what its traps say, and a job's exit code may come late.
-    collect_ignore += ["test_ddp.py", "test_hook.py"]
 collect_ignore += ["programs"]  # of payloads: no tests, nor to be imported
 
 JOBMETER = Path(sys.executable).parent / "jobmeter"

@@ -24,6 +24,7 @@ phases:
       srun --ntasks={{{{ nodes }}}} --ntasks-per-node=1 {PYTHON} -m torch.distributed.run \\
         --nnodes={{{{ nodes }}}} --nproc-per-node={{{{ tasks_per_node }}}} --rdzv-backend=c10d \\
         --rdzv-endpoint={{{{ rendezvous.host }}}}:{{{{ rendezvous.port }}}} \\
+        --rdzv-conf=read_timeout=300 \\
         /opt/examples/train_lm.py --batch-size {BATCH} --steps {STEPS["train"]} \\
         --slow-rank {SLOW_RANK} --slow-s {SLOW_S}
   - name: experts
@@ -32,19 +33,39 @@ phases:
         exec {PYTHON} /opt/examples/train_lm.py --batch-size {BATCH} --experts 4 \\
           --steps {STEPS["experts"]}'
 """
+FRAMEWORKS = {"lightning": 4, "huggingface": 3}
+"""Steps of each rank."""
+FRAMEWORKS_JOB = f"""
+name: frameworks
+resources: {{nodes: {NODES}, tasks_per_node: 2, time: "00:10:00"}}
+monitoring: {{interval: 1s, exporters: [node]}}
+phases:
+  - name: lightning
+    run: >-
+      srun {PYTHON} /opt/programs/frameworks.py
+      lightning {FRAMEWORKS["lightning"]} {BATCH} {SEQUENCE}
+  - name: huggingface
+    run: >-
+      srun --ntasks={{{{ nodes }}}} --ntasks-per-node=1 {PYTHON} -m torch.distributed.run
+      --nnodes={{{{ nodes }}}} --nproc-per-node={{{{ tasks_per_node }}}} --rdzv-backend=c10d
+      --rdzv-endpoint={{{{ rendezvous.host }}}}:{{{{ rendezvous.port }}}}
+      --rdzv-conf=read_timeout=300
+      /opt/programs/frameworks.py huggingface {FRAMEWORKS["huggingface"]} {BATCH} {SEQUENCE}
+"""
 SITE = """
 description: a Slurm with a PyTorch
 launcher: slurm
 prologue:
   - export PYTHONPATH=$(echo /opt/jobmeter/lib/python3*/site-packages)
-  - export OMP_NUM_THREADS=1 TORCH_CPP_LOG_LEVEL=ERROR
+  - export OMP_NUM_THREADS=1 TORCH_CPP_LOG_LEVEL=ERROR HF_HUB_OFFLINE=1
 """
 
 pytestmark = [pytest.mark.cluster, pytest.mark.prometheus]
 
 
 @pytest.fixture(scope="module")
-def run(installed):
+def submitted(installed):
+    """Run a job file on a cluster whose nodes have a PyTorch; return what came of it."""
     if not (ENVIRONMENT / "made_from").exists():
         pytest.skip(f"no {ENVIRONMENT}: tools/get-training-frameworks.sh {ENVIRONMENT} python3")
     binds = {
@@ -55,9 +76,18 @@ def run(installed):
     with Cluster.start(nodes=NODES, binds=binds) as cluster:
         user = User(cluster)
         site = user.write("torch.yaml", SITE)
-        run = user.submit("ddp.yaml", JOB, site=site)
-        run.wait_for_end(timeout_s=300)
-        yield run
+
+        def submit(name, text):
+            run = user.submit(f"{name}.yaml", text, site=site)
+            run.wait_for_end(timeout_s=600)
+            return run
+
+        yield submit
+
+
+@pytest.fixture(scope="module")
+def run(submitted):
+    return submitted("ddp", JOB)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +106,25 @@ def test_every_phase_trains_on_all_ranks_at_a_rendezvous_of_its_own(run):
 
 @pytest.mark.parametrize("phase", STEPS)
 def test_steps_samples_and_tokens_are_exact(phase, table):
-    steps = STEPS[phase]
+    check_counts(table, phase, STEPS[phase])
+
+
+def test_lightning_below_srun_and_hugging_face_below_torchrun(submitted):
+    """Each finds its ranks by what the job has set, and each rank is counted to the last token."""
+    run = submitted("frameworks", FRAMEWORKS_JOB)
+    assert [event["exit_code"] for event in run.events("phase_end")] == [0, 0], run.output
+    trained = re.findall(rf"(\w+): rank (\d) of {RANKS} has trained", run.output)
+    everybody = [(framework, str(rank)) for framework in FRAMEWORKS for rank in range(RANKS)]
+    assert sorted(trained) == sorted(everybody), run.output
+    table = run.table()
+    for phase, steps in FRAMEWORKS.items():
+        check_counts(table, phase, steps)
+        for kpi in ("rank_forward_time_ratio", "rank_backward_time_ratio"):
+            assert len(table.find(kpi, phase=phase, scope="rank")) == RANKS, kpi
+
+
+def check_counts(table, phase, steps):
+    """Compare what each rank counted in a phase, and all of them together, with the truth."""
     truth = {
         "steps_total": steps,
         "samples_total": steps * BATCH,
@@ -110,8 +158,10 @@ def scores(table, kpi):
     return {row["entity"].partition("@")[0]: row for row in rows}
 
 
-def test_the_slow_rank_is_named(table):
+def test_the_slow_rank_is_named(run, table):
     slow = f"rank{SLOW_RANK}"
+    said = run.user.jobmeter("analyze", run.inside).stdout
+    assert re.search(rf"^straggler in phase train: {slow}@mel0002: ", said, flags=re.M), said
     for kpi in ("rank_forward_time_ratio", "rank_backward_time_ratio"):
         of_ranks = scores(table, kpi)
         assert min(of_ranks, key=lambda rank: of_ranks[rank]["value"]) == slow, of_ranks
