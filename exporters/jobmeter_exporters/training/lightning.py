@@ -226,8 +226,8 @@ class _Marks:
 
     def remove(self) -> None:
         """Give the profiler its own methods back, unless somebody else has."""
-        vars(self._profiler).pop("start", None)
-        vars(self._profiler).pop("stop", None)
+        self._profiler.__dict__.pop("start", None)
+        self._profiler.__dict__.pop("stop", None)
 
 
 def _loss(outputs: Lightning, accumulated: int) -> Lightning:
