@@ -80,7 +80,7 @@ class PlannedService:
         listen_host: Where it listens.
         ports: Names of its ports, the main one first.
         command: Of the first node.
-        follower: Of the others.
+        follower: Of the others, if there are any.
         environment: Variables with their values, as words of the shell.
         key_variable: In which it gets the key, None when it knows none.
         version: The command that prints its version; empty when nothing depends on it.
@@ -250,7 +250,7 @@ def _planned(
             listen_host=listen,
             ports=(MAIN_PORT, *recipe.ports),
             command=text.commands(recipe.command, service.args),
-            follower=text.commands(recipe.follower, service.args) if recipe.follower else (),
+            follower=text.commands(recipe.follower, service.args) if service.nodes > 1 else (),
             environment=text.environment(settings),
             key_variable=recipe.key.server if recipe.key else None,
             version=tuple(text.word(word, "version") for word in recipe.version),
@@ -310,8 +310,11 @@ def _followed(service: PlannedService, recipe: Recipe) -> PlannedLog:
 _PLACE = {
     "scratch": ShellText("${SERVICE_SCRATCH}"),
     "rank": ShellText("${SERVICE_RANK}"),
+    "address": ShellText("${SERVICE_ADDRESS}"),
     "head": ShellText("${SERVICE_HEAD}"),
+    "head_address": ShellText("${SERVICE_HEAD_ADDRESS}"),
     "rendezvous": ShellText("${SERVICE_RENDEZVOUS}"),
+    "second_rendezvous": ShellText("${SERVICE_SECOND_RENDEZVOUS}"),
     "host": ShellText("${SERVICE_HOST}"),
     "port": ShellText("${SERVICE_PORT_HTTP}"),
 }

@@ -24,7 +24,8 @@ collect_ignore = (
 )
 if os.environ.get("JOBMETER_VLLM") != "1":
     # Its environment takes minutes to make, and 3.5 GB: `make test-vllm`.
-    collect_ignore += ["test_vllm.py", "vllm"]
+    collect_ignore += [path.name for path in Path(__file__).parent.glob("test_vllm*.py")]
+    collect_ignore += ["vllm"]
 collect_ignore += ["programs"]  # of payloads: no tests, nor to be imported
 
 JOBMETER = Path(sys.executable).parent / "jobmeter"

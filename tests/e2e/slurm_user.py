@@ -29,9 +29,9 @@ class User:
 
     cluster: Cluster
 
-    def jobmeter(self, *arguments, check=True, timeout_s=120):
+    def jobmeter(self, *arguments, check=True, timeout_s=120, env=None):
         return self.cluster.run(
-            INSIDE / "bin" / "jobmeter", *arguments, check=check, timeout_s=timeout_s
+            INSIDE / "bin" / "jobmeter", *arguments, check=check, timeout_s=timeout_s, env=env
         )
 
     def write(self, name, text):
@@ -44,7 +44,9 @@ class User:
         """Where the test sees a path that the user sees below the home."""
         return self.cluster.home / Path(inside).relative_to("/home/hpc")
 
-    def submit(self, name, text, *options, site="generic-slurm", check=True, timeout_s=180):
+    def submit(
+        self, name, text, *options, site="generic-slurm", check=True, timeout_s=180, env=None
+    ):
         """Submit a job file; return its run folder as the test sees it, and what was printed."""
         done = self.jobmeter(
             "submit",
@@ -54,6 +56,7 @@ class User:
             *options,
             check=check,
             timeout_s=timeout_s,
+            env=env,
         )
         printed = dict(line.split(maxsplit=1) for line in done.stdout.splitlines()[:2])
         return Run(self, self.outside(printed["run"]), printed["job"], done)

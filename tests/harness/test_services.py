@@ -191,6 +191,25 @@ def test_options_are_there_when_their_parameter_is(tmp_path):
     assert "0.3, 0.33, 0.4" in str(fine.words[0])
 
 
+def test_a_server_of_several_nodes_is_told_where_they_meet_and_a_server_of_one_is_not(tmp_path):
+    asked = "{recipe: vllm, model: m, data_parallel_size: 4, fine_histograms: false, nodes: %s}"
+    (wide,) = service(asked % 2, tmp_path)
+    follower = [str(word) for part in wide.follower for word in part.words]
+    across = {
+        "--data-parallel-size=4",
+        "--nnodes=2",
+        '--node-rank="${SERVICE_RANK-}"',
+        '--master-addr="${SERVICE_HEAD_ADDRESS-}"',
+        '--master-port="${SERVICE_RENDEZVOUS-}"',
+        '--data-parallel-rpc-port="${SERVICE_SECOND_RENDEZVOUS-}"',
+    }
+    assert across <= set(words(wide)) & set(follower)
+    assert dict(wide.environment)["VLLM_HOST_IP"] == '"${SERVICE_ADDRESS-}"'
+    (narrow,) = service(asked % 1, tmp_path)
+    assert across.intersection(words(narrow)) == {"--data-parallel-size=4"}
+    assert "VLLM_HOST_IP" not in dict(narrow.environment)
+
+
 def test_what_an_offline_site_needs_is_set_there_alone(tmp_path):
     names = [
         dict(service("{recipe: vllm, model: m}", tmp_path, offline=offline)[0].environment)

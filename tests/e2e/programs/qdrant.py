@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """A stand-in for Qdrant, of which no server can be had where the tests run. It is no database.
 
-It serves the documented REST paths that examples/qdrant_client.py uses, and the metrics of two
+It serves the documented REST paths that the clients in examples/ use, and the metrics of two
 versions in the form of the recordings in tests/fixtures/expositions: STAND_IN_VERSION=1.16.0, or
 2024-08, which leaves empty buckets out and has no ``app_info``. Like the original it takes its
 settings from QDRANT__ variables, answers /readyz to everybody and the rest to who shows the key,
@@ -68,7 +68,10 @@ def collections(method, parts, body):
         wanted = body["query"]
         if len(wanted) != size_of(collection):
             return 400, None
-        return 200, {"points": nearest(points.values(), wanted, body["limit"])}
+        found = nearest(points.values(), wanted, body["limit"])
+        if body.get("with_payload"):
+            found = [one | {"payload": points[one["id"]].get("payload")} for one in found]
+        return 200, {"points": found}
     return 404, None
 
 

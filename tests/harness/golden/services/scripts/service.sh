@@ -3,8 +3,8 @@
 # its standard input does, and the service with it. It speaks to job.sbatch like node.sh:
 #   EVENT node name key json ...
 #   SERVICE node label address:port metrics-address   it is ready (- for no metrics)
-#   FAILED node label why                             it was never ready
-#   LOST node label why                               it was, and has ended
+#   FAILED node label log why                         it was never ready
+#   LOST node label log why                           it was, and has ended
 # shellcheck disable=SC2016,SC2034,SC2317,SC2329
 set -u -o pipefail
 umask 077
@@ -19,7 +19,8 @@ readonly SCRATCH_BYTES=268435456
 readonly SCRATCH=('$SLURM_TMPDIR' '$TMPDIR' /tmp /dev/shm)
 readonly SHARED_FILE_SYSTEMS=(nfs lustre gpfs beegfs ceph fhgfs panfs afs)
 readonly RESTARTS=3
-readonly LABEL=$1 SERVICE_RANK=$2 SERVICE_HEAD=$3 SERVICE_RENDEZVOUS=$4 LOGS=$5 PAYLOAD_UMASK=$6
+readonly LABEL=$1 SERVICE_RANK=$2 SERVICE_ADDRESS=$3 SERVICE_HEAD=$4 SERVICE_HEAD_ADDRESS=$5
+readonly SERVICE_RENDEZVOUS=$6 SERVICE_SECOND_RENDEZVOUS=$7 LOGS=$8 PAYLOAD_UMASK=$9
 NODE=${SLURMD_NODENAME:-$HOSTNAME}
 readonly NODE
 if (( SERVICE_RANK == 0 )); then LOG="$LOGS/service.$LABEL.log"; else LOG="$LOGS/service.$LABEL.$SERVICE_RANK.log"; fi
@@ -333,16 +334,17 @@ case $LABEL in
       :
       export "${PASSED}"VLLM_NO_USAGE_STATS=1
       export "${PASSED}"DO_NOT_TRACK=1
+      export "${PASSED}"VLLM_HOST_IP="${SERVICE_ADDRESS-}"
       export "${PASSED}"NCCL_SOCKET_IFNAME=ib0
     }
     set_command() {
       if (( SERVICE_RANK > 0 )); then
-        COMMAND=(setsid vllm serve "${MODELS-}"'/it'"'"'s a llama' --headless --tensor-parallel-size=8 --nnodes=2 --node-rank="${SERVICE_RANK-}" --master-addr="${SERVICE_HEAD-}" --master-port="${SERVICE_RENDEZVOUS-}" --seed=1)
+        COMMAND=(setsid vllm serve "${MODELS-}"'/it'"'"'s a llama' --headless --tensor-parallel-size=8 --nnodes=2 --node-rank="${SERVICE_RANK-}" --master-addr="${SERVICE_HEAD_ADDRESS-}" --master-port="${SERVICE_RENDEZVOUS-}" --data-parallel-rpc-port="${SERVICE_SECOND_RENDEZVOUS-}" --seed=1)
         return
       fi
       COMMAND=(setsid vllm serve "${MODELS-}"'/it'"'"'s a llama' --host="${SERVICE_HOST-}" --port="${SERVICE_PORT_HTTP-}" --tensor-parallel-size=8)
       if since 0.32; then COMMAND+=('--custom-histogram-buckets={"inter_token_latency": [0.0005, 0.001, 0.0015, 0.002, 0.0025, 0.003, 0.004, 0.005, 0.006, 0.007, 0.008, 0.009, 0.01, 0.0125, 0.015, 0.0175, 0.02, 0.025, 0.03, 0.035, 0.04, 0.05, 0.06, 0.075, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0], "request_latency": [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.5, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 60.0, 90.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0], "time_to_first_token": [0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 80.0, 160.0, 320.0, 640.0, 2560.0]}'); fi
-      COMMAND+=(--nnodes=2 --node-rank="${SERVICE_RANK-}" --master-addr="${SERVICE_HEAD-}" --master-port="${SERVICE_RENDEZVOUS-}" --seed=1)
+      COMMAND+=(--nnodes=2 --node-rank="${SERVICE_RANK-}" --master-addr="${SERVICE_HEAD_ADDRESS-}" --master-port="${SERVICE_RENDEZVOUS-}" --data-parallel-rpc-port="${SERVICE_SECOND_RENDEZVOUS-}" --seed=1)
     }
     ;;
   *)
@@ -486,11 +488,11 @@ trap 'TOLD=1' TERM INT
 now
 BEGAN=$NOW
 find_version
-launch || { say FAILED "$WHY"; exit 1; }
+launch || { say FAILED "${LOG##*/}" "$WHY"; exit 1; }
 if (( SERVICE_RANK == 0 )); then
   await_ready
   case $? in
-    1) say FAILED "$WHY"; exit 1 ;;
+    1) say FAILED "${LOG##*/}" "$WHY"; exit 1 ;;
     2) exit 0 ;;
   esac
   metrics=-
@@ -507,4 +509,4 @@ while alive; do
 done
 wait "$SERVER"
 status=$?
-[[ -n $TOLD ]] || say LOST "ended with status $status"
+[[ -n $TOLD ]] || say LOST "${LOG##*/}" "ended with status $status"
