@@ -48,7 +48,7 @@ test-second-cluster: $(VENV)/.dev
 test-vllm: $(VENV)/.dev
 	tools/install-test-packages.sh tests/cluster_packages.txt
 	tools/get-vllm.sh $(PROGRAMS)/vllm $(BIN)/python
-	JOBMETER_VLLM=1 $(BIN)/pytest tests/e2e/test_vllm.py
+	JOBMETER_VLLM=1 $(BIN)/pytest tests/e2e/test_vllm*.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

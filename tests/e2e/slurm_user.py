@@ -59,6 +59,7 @@ class User:
             env=env,
         )
         printed = dict(line.split(maxsplit=1) for line in done.stdout.splitlines()[:2])
+        assert printed.keys() >= {"run", "job"}, done.stderr
         return Run(self, self.outside(printed["run"]), printed["job"], done)
 
 
