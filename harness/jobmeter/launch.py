@@ -21,6 +21,7 @@ from jobmeter.paths import RunPaths
 from jobmeter.plan import Context, Plan, make_plan
 from jobmeter.process import find_program, run, run_in_foreground
 from jobmeter.render import render_files, render_web_config
+from jobmeter.services import in_the_home
 from jobmeter.site import SiteProfile, read_site
 from jobmeter.site_refusal import overriding, remarks
 from jobmeter.spec import JobSpec, read_spec
@@ -130,7 +131,7 @@ def _prepared(
     images = verified_images(wanted, site_name, site)
     if images:
         plan = make_plan(spec, site_name, site, _with_images(context, images))
-    return Prepared(plan, site, text, _remarks(spec, site_name, site), images)
+    return Prepared(plan, site, text, _remarks(spec, plan, site), images)
 
 
 def _with_images(context: Context, images: tuple[UsedImage, ...]) -> Context:
@@ -142,10 +143,14 @@ def _with_images(context: Context, images: tuple[UsedImage, ...]) -> Context:
     )
 
 
-def _remarks(spec: JobSpec, site_name: str, site: SiteProfile) -> tuple[str, ...]:
+def _remarks(spec: JobSpec, plan: Plan, site: SiteProfile) -> tuple[str, ...]:
     if site.launcher != "slurm":
         return ()
-    return (*remarks(spec.resources, site_name, site), *overriding(os.environ))
+    return (
+        *remarks(spec.resources, plan.site, site),
+        *overriding(os.environ),
+        *in_the_home(plan.services, plan.site),
+    )
 
 
 def create_run(prepared: Prepared) -> RunPaths:

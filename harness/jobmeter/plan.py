@@ -303,7 +303,7 @@ def make_plan(spec: JobSpec, site_name: str, site: SiteProfile, context: Context
         tasks_per_node=spec.resources.tasks_per_node or 1,
         gpus_per_node=spec.resources.gpus_per_node,
     )
-    services = services_of(spec, placeholders, offline=site.offline)
+    services = services_of(spec, placeholders, site)
     logs = (*logs_of(spec, placeholders), *services.logs)
     return Plan(
         run_id=context.run_id,

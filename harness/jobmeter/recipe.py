@@ -16,7 +16,7 @@ from pydantic import Field
 from jobmeter import strict
 from jobmeter.errors import SpecError
 from jobmeter.quantities import duration_s
-from jobmeter.spec import Duration, Line, Name, PortName, VariableName
+from jobmeter.spec import Duration, FilePath, Line, Name, PortName, VariableName
 
 MAIN_PORT = "http"
 """The port that clients use; every recipe has it."""
@@ -31,11 +31,14 @@ class Parameter(strict.StrictModel):
         help: What it means.
         default: What it is when the job file does not say; None for a parameter without a value.
         required: Whether the job file must say it.
+        look_up: ``models`` for a path that may lie in a folder of the site; it is then looked up
+            there, and ``found.NAME`` is where it was found, or the value as it is.
     """
 
     help: Line
     default: Scalar | list[Scalar] | None = None
     required: bool = False
+    look_up: Literal["models"] | None = None
 
 
 class ConditionalWords(strict.StrictModel):
@@ -113,6 +116,8 @@ class Recipe(strict.StrictModel):
         follower: What runs on its further nodes; empty for a service that has one node.
         environment: Variables of the service.
         offline: Further ones where the nodes of the site have no internet.
+        caches: Variables that say where it keeps what it downloads or compiles, each with its place
+            below the cache folder of the site.
         version: Command that prints the program's version.
         ports: Ports beside the main one.
         key: The key of the service, if it asks for one.
@@ -132,6 +137,7 @@ class Recipe(strict.StrictModel):
     follower: list[Line | ConditionalWords] = Field(default_factory=list)
     environment: dict[VariableName, Line] = Field(default_factory=dict)
     offline: dict[VariableName, Line] = Field(default_factory=dict)
+    caches: dict[VariableName, FilePath] = Field(default_factory=dict)
     version: list[Line] = Field(default_factory=list)
     ports: list[PortName] = Field(default_factory=list)
     key: Key | None = None

@@ -58,10 +58,17 @@ def _start(
         replace(image, program=service.command[0].words[0]),
         component=service.label,
         variables={},
-        mounts=_MOUNTS,
+        mounts=(*_MOUNTS, *_storage(service)),
         late_words=(
             *whole_node_words(site.runtime.kind),
             *(device_words(site.runtime.kind, site.vendor) if service.devices else ()),
         ),
         passed=names,
     )
+
+
+def _storage(service: PlannedService) -> tuple[Mount, ...]:
+    """Return the folders of the site that a service reads and keeps its caches in."""
+    models = dict.fromkeys(folder for search in service.searches for folder in search.folders)
+    caches = () if service.cache is None else (Mount(service.cache, writable=True),)
+    return (*(Mount(folder) for folder in models), *caches)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import graphlib
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +23,7 @@ from jobmeter.recipe import (
     parameters_of,
     read_recipe,
 )
+from jobmeter.site import SiteProfile
 from jobmeter.spec import JobSpec, Service
 from jobmeter.strict import nearest
 from jobmeter.templating import ShellText, path_word
@@ -69,6 +70,21 @@ class PlannedSnapshot:
 
 
 @dataclass(frozen=True)
+class PlannedSearch:
+    """Something of the site that is looked for on the node, as a variable and words of the shell.
+
+    Args:
+        variable: Which says where it was found.
+        value: What to look for: a path below one of the folders, or anything else.
+        folders: In which, best first.
+    """
+
+    variable: str
+    value: ShellText
+    folders: tuple[ShellText, ...]
+
+
+@dataclass(frozen=True)
 class PlannedService:
     """One server, or one replica of several.
 
@@ -82,6 +98,9 @@ class PlannedService:
         command: Of the first node.
         follower: Of the others, if there are any.
         environment: Variables with their values, as words of the shell.
+        searches: What is looked for in folders of the site.
+        cache: Folder of the site for what it downloads or compiles, None for none.
+        homeless: Variables of caches that nothing sets, so that these lie in the home.
         key_variable: In which it gets the key, None when it knows none.
         version: The command that prints its version; empty when nothing depends on it.
         ready_path: On the main port.
@@ -101,6 +120,9 @@ class PlannedService:
     command: tuple[PlannedWords, ...]
     follower: tuple[PlannedWords, ...]
     environment: tuple[tuple[str, ShellText], ...]
+    searches: tuple[PlannedSearch, ...]
+    cache: ShellText | None
+    homeless: tuple[str, ...]
     key_variable: str | None
     version: tuple[ShellText, ...]
     ready_path: str
@@ -154,13 +176,13 @@ class PlannedServices:
         return labels
 
 
-def services_of(spec: JobSpec, placeholders: Placeholders, *, offline: bool) -> PlannedServices:
+def services_of(spec: JobSpec, placeholders: Placeholders, site: SiteProfile) -> PlannedServices:
     """Return every service of ``spec``.
 
     Args:
         spec: The job file.
         placeholders: What its placeholders may name.
-        offline: Whether the nodes have no internet.
+        site: Where it runs.
 
     Raises:
         SpecError: a recipe, a key, a node or an order is wrong.
@@ -172,8 +194,7 @@ def services_of(spec: JobSpec, placeholders: Placeholders, *, offline: bool) -> 
         for name, service in spec.services.items()
     }
     planned = {
-        name: _planned(spec, name, recipes[name], placeholders, offline=offline)
-        for name in spec.services
+        name: _planned(spec, name, recipes[name], placeholders, site) for name in spec.services
     }
     keys = [recipe.key.client for recipe in recipes.values() if recipe.key and recipe.key.client]
     return PlannedServices(
@@ -188,6 +209,16 @@ def services_of(spec: JobSpec, placeholders: Placeholders, *, offline: bool) -> 
             for one in planned[name]
             if recipes[name].log_rules
         ),
+    )
+
+
+def in_the_home(services: PlannedServices, site_name: str) -> tuple[str, ...]:
+    """Return a line for each service whose caches go where its user's quota is small."""
+    found = {one.name: one.homeless for one in services.every if one.homeless}
+    return tuple(
+        f"services.{name}: what it downloads and compiles goes to the home, as site {site_name!r} "
+        f"has no 'storage.cache'; name a folder there, or set {', '.join(variables)}"
+        for name, variables in found.items()
     )
 
 
@@ -219,14 +250,21 @@ def _levels(services: Mapping[str, Service], placeholders: Placeholders) -> Iter
 
 
 def _planned(
-    spec: JobSpec, name: str, recipe: Recipe, placeholders: Placeholders, *, offline: bool
+    spec: JobSpec, name: str, recipe: Recipe, placeholders: Placeholders, site: SiteProfile
 ) -> tuple[PlannedService, ...]:
     """Return the replicas of one service."""
     service = spec.services[name]
     where = placeholders.where(f"services.{name}")
-    text = _Texts(name, service, recipe, placeholders, where)
+    text = _Texts(name, service, recipe, placeholders, where, site.storage.models)
     listen = _listen_host(service, spec.resources.nodes)
-    settings = {**recipe.environment, **(recipe.offline if offline else {}), **service.environment}
+    offline = recipe.offline if site.offline else {}
+    settings = text.environment({**recipe.environment, **offline, **service.environment})
+    unset = {name: place for name, place in recipe.caches.items() if name not in dict(settings)}
+    if site.storage.cache is not None:
+        settings += text.environment(
+            {name: f"{site.storage.cache}/{place}" for name, place in unset.items()}
+        )
+        unset = {}
     if service.nodes > 1 and not recipe.follower:
         raise SpecError(
             f"{where}.nodes: {service.nodes}, but a service by recipe {service.recipe!r} has one "
@@ -251,7 +289,10 @@ def _planned(
             ports=(MAIN_PORT, *recipe.ports),
             command=text.commands(recipe.command, service.args),
             follower=text.commands(recipe.follower, service.args) if service.nodes > 1 else (),
-            environment=text.environment(settings),
+            environment=settings,
+            searches=text.searches,
+            cache=path_word(site.storage.cache) if recipe.caches and site.storage.cache else None,
+            homeless=tuple(unset),
             key_variable=recipe.key.server if recipe.key else None,
             version=tuple(text.word(word, "version") for word in recipe.version),
             ready_path=text.plain(recipe.ready.path, "ready_path"),
@@ -325,7 +366,13 @@ class _Texts:
     """Texts of one service with their placeholders filled."""
 
     def __init__(
-        self, name: str, service: Service, recipe: Recipe, placeholders: Placeholders, where: str
+        self,
+        name: str,
+        service: Service,
+        recipe: Recipe,
+        placeholders: Placeholders,
+        where: str,
+        folders: Sequence[str],
     ) -> None:
         ports = {port: f"${{SERVICE_PORT_{port.upper()}}}" for port in (MAIN_PORT, *recipe.ports)}
         self._placeholders = placeholders
@@ -339,6 +386,18 @@ class _Texts:
         known = list(Service.model_fields)
         given = parameters_of(recipe, service.model_extra or {}, known, where)
         self._values |= {key: self._filled(value, key) for key, value in given.items()}
+        named = [key for key, parameter in recipe.parameters.items() if parameter.look_up]
+        self.searches = tuple(
+            PlannedSearch(f"SERVICE_FOUND_{key.upper()}", path_word(value), words)
+            for key in named
+            if isinstance(value := self._values[key], str) and not value.startswith("/")
+            if (words := tuple(path_word(folder) for folder in folders))
+        )
+        found = {key: self._values[key] for key in named}
+        self._values["found"] = found | {
+            one.variable.removeprefix("SERVICE_FOUND_").lower(): f"${{{one.variable}}}"
+            for one in self.searches
+        }
 
     def _filled(self, value: object, key: str) -> object:
         """Return the value of a parameter, in which texts may hold placeholders themselves."""

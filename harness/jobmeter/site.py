@@ -14,7 +14,7 @@ from jobmeter.errors import SiteError
 from jobmeter.runtime import Architecture, ImageStore, RuntimeProfile, Vendor
 from jobmeter.site_files import MergedProfile, ProfileFile, find, merge_chain
 from jobmeter.site_limits import Partition, Qos
-from jobmeter.spec import Line, SbatchOption, TimeLimit
+from jobmeter.spec import Line, Lines, SbatchOption, TimeLimit
 
 
 class PortRange(strict.StrictModel):
@@ -32,6 +32,18 @@ class Programs(strict.StrictModel):
         default_factory=lambda: ["node_exporter", "prometheus-node-exporter"], min_length=1
     )
     dcgm_exporter: list[Line] = Field(default_factory=lambda: ["dcgm-exporter"], min_length=1)
+
+
+class Storage(strict.StrictModel):
+    """Where large files lie that outlive a job; ``$NAME`` is read on the node.
+
+    Args:
+        models: Folders in which services look for models, best first.
+        cache: Folder for what services download or compile, outside the home's quota.
+    """
+
+    models: Lines = Field(default_factory=list)
+    cache: Line | None = None
 
 
 class Defaults(strict.StrictModel):
@@ -72,6 +84,7 @@ class SiteProfile(strict.StrictModel):
         ports: Ports that the stack may take.
         runtime: How the stack is put into containers.
         images: Where those images lie.
+        storage: Where models and caches of services lie.
         vendor: Of the accelerators; ``none`` leaves it to what a node finds.
         offline: Whether compute nodes cannot reach the internet.
         login: The login node from outside, with its port if that is another: for a tunnel.
@@ -104,6 +117,7 @@ class SiteProfile(strict.StrictModel):
     ports: PortRange = Field(default_factory=PortRange)
     runtime: RuntimeProfile = Field(default_factory=RuntimeProfile)
     images: ImageStore = Field(default_factory=ImageStore)
+    storage: Storage = Field(default_factory=Storage)
     vendor: Vendor = "none"
     offline: bool = False
     login: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+(:[0-9]+)?$")] | None = None

@@ -98,9 +98,9 @@ def needed_programs(site: SiteProfile) -> Mapping[str, Sequence[str]]:
 
 
 def paths_of(site: SiteProfile) -> tuple[str, ...]:
-    """Return the folders of images and the sources of binds, as the profile has them."""
-    images = site.images
-    folders = [images.folder, images.cache, images.tmp]
+    """Return the folders of images, models and caches and the sources of binds, as they are."""
+    images, storage = site.images, site.storage
+    folders = [images.folder, images.cache, images.tmp, *storage.models, storage.cache]
     folders += [images.root if images.base == "debian" else None]
     sources = [bind.partition(":")[0] for bind in site.runtime.binds]
     return tuple(dict.fromkeys(path for path in (*folders, *sources) if path))

@@ -1,8 +1,11 @@
 """status, health and top from the login host, as the unprivileged user, while a real job runs."""
 
 import json
+import os
+import signal
 
 import pytest
+from installation import INSIDE
 from slurm_user import UNTIL_TOLD, kill, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.prometheus]
@@ -35,6 +38,26 @@ def wait_until_copied(run):
     )
 
 
+def watched_health(run, file):
+    """Start a watch of the health that is written again and again."""
+    options = ("--continuous", "--interval", "1", "--format", "json", "--output", file)
+    return run.user.cluster.popen(INSIDE / "bin" / "jobmeter", "health", run.inside, *options)
+
+
+def wait_until_rewritten(path, wanted):
+    """Read it until it has been replaced three times since, whole each time, and is as wanted."""
+    until(path.exists, 60, lambda: f"no {path.name}")
+    looks = {}
+
+    def enough():
+        for _ in range(200):
+            report = json.loads(path.read_text())
+            looks[report["time_ms"]] = report
+        return len(looks) > 3 and wanted(report) and report
+
+    return until(enough, 60, lambda: str(list(looks.values())[-1:]))
+
+
 def test_a_job_that_runs_and_is_cancelled(user):
     run = user.submit("watched.yaml", JOB)
     run.wait_for_event("phase_start")
@@ -54,6 +77,10 @@ def test_a_job_that_runs_and_is_cancelled(user):
     assert f"job {run.job_id} · RUNNING · mel[0001-0002]" in printed
     assert all(len(line) <= 80 for line in printed.splitlines())
 
+    kept = user.cluster.home / "health.json"
+    watch = watched_health(run, kept.name)
+    assert wait_until_rewritten(kept, lambda report: report["health"] == "healthy")
+
     done = run.user.jobmeter("top", "--once", run.inside)
     assert "from the copy" in done.stdout
     for node in ("mel0001", "mel0002"):
@@ -70,6 +97,15 @@ def test_a_job_that_runs_and_is_cancelled(user):
     report, checks = health(run)
     assert report["health"] == "healthy", report
     assert checks["recording_closed"]["health"] == "healthy"
+    closed = {"check": "recording_closed", "health": "healthy"}
+    last = wait_until_rewritten(
+        kept, lambda report: any(closed.items() <= check.items() for check in report["checks"])
+    )
+    (pid,) = [pid for pid, command in user.cluster.pids().items() if "--continuous" in command]
+    os.kill(pid, signal.SIGINT)
+    assert watch.communicate(timeout=60) == ("", "")
+    assert watch.returncode == last["exit_code"]
+    assert [path.name for path in kept.parent.glob(".health.json*")] == []
     # Watched without --once, a run that has ended is shown once.
     done = run.user.jobmeter("top", run.inside)
     assert "ended · phase serve interrupted" in done.stdout

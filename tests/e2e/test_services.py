@@ -138,6 +138,35 @@ def test_a_service_that_dies_ends_the_phase(started, tmp_path):
     assert not running("sleep 302")
 
 
+STORED = """
+description: a server that has a model
+parameters:
+  model: {help: its model, required: true, look_up: models}
+command: [bash, -c, 'printenv MODEL HUB; exec "$0" "$@"', PROGRAM, "{{ host }}", "{{ port }}"]
+environment: {MODEL: "{{ found.model }} as {{ model }}"}
+caches: {HUB: hub}
+ready: {path: /ready}
+"""
+
+
+def test_models_and_caches_lie_where_the_site_says(started, tmp_path):
+    models = tmp_path / "it's here"
+    (models / "a" / "b").mkdir(parents=True)
+    (tmp_path / "stored.yaml").write_text(STORED.replace("PROGRAM", str(PROGRAM)))
+    storage = {"models": ["$NOWHERE", str(models)], "cache": str(tmp_path / "cache")}
+    (tmp_path / "sites").mkdir()
+    (tmp_path / "sites" / "own.yaml").write_text(
+        json.dumps({"inherits": "local", "storage": storage})
+    )
+    services = ", ".join(f"{n}: {{recipe: stored.yaml, model: a/{n}}}" for n in ("b", "c"))
+    ended(started(f"services: {{{services}}}\nrun: 'true'\n", "--site", "own"))
+    for name, found in (("b", str(models / "a/b")), ("c", "a/c")):
+        log = (attempt_of(tmp_path) / "logs" / f"service.{name}.log").read_text().splitlines()
+        said = [f"jobmeter: a/{name} is {found}", f"{found} as a/{name}"]
+        assert log[:3] == [*said, str(tmp_path / "cache" / "hub")]
+    assert (tmp_path / "cache").is_dir()
+
+
 WITH_A_STRANGER = """#!/bin/bash
 # On the first start a stranger has taken the port a moment before, and lets it be shared.
 if mkdir {place}/once; then

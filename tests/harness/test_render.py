@@ -12,7 +12,7 @@ from jobmeter.allocation import Allocation
 from jobmeter.plan import Context, make_plan
 from jobmeter.render import render_files, render_web_config
 from jobmeter.runtime import ContainerImage, RuntimeProfile
-from jobmeter.site import SiteProfile, read_site
+from jobmeter.site import SiteProfile, Storage, read_site
 from jobmeter.spec import JobSpec
 from jobmeter.templating import render
 
@@ -119,7 +119,12 @@ JOBS = {
     ),
 } | {
     runtime: (
-        SiteProfile(description=runtime, launcher="slurm", runtime=profile),
+        SiteProfile(
+            description=runtime,
+            launcher="slurm",
+            runtime=profile,
+            storage=Storage(models=["$PROJECT/it's/models", "/models"], cache="$SCRATCH/cache"),
+        ),
         {
             "name": "contained",
             "resources": {"nodes": 2, "gpus_per_node": 4, "time": "00:30:00"},

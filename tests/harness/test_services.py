@@ -8,7 +8,8 @@ import yaml
 from jobmeter.errors import SpecError
 from jobmeter.plan import Context, make_plan
 from jobmeter.recipe import read_recipe, shipped_recipes
-from jobmeter.site import read_site
+from jobmeter.services import in_the_home
+from jobmeter.site import Storage, read_site
 from jobmeter.spec import JobSpec, read_spec
 
 
@@ -183,6 +184,7 @@ def test_options_are_there_when_their_parameter_is(tmp_path):
         "m",
         "--host",
         "--port",
+        "--served-model-name",
     ]
     (long,) = service("{recipe: vllm, model: m, max_model_len: 4096, ttft_slo_s: [0.33]}", tmp_path)
     assert "--max-model-len=4096" in words(long)
@@ -217,6 +219,35 @@ def test_what_an_offline_site_needs_is_set_there_alone(tmp_path):
     ]
     assert "HF_HUB_OFFLINE" not in names[0]
     assert names[1]["HF_HUB_OFFLINE"] == "1"
+
+
+def test_models_and_caches_lie_where_the_site_says(tmp_path):
+    storage = Storage(models=["$PROJECT/models", "/models"], cache="$SCRATCH/it's")
+    (one,) = service("{recipe: vllm, model: a/llama}", tmp_path, storage=storage)
+    assert words(one)[2] == '"${SERVICE_FOUND_MODEL-}"'
+    assert "--served-model-name=a/llama" in words(one)
+    (search,) = one.searches
+    assert (search.value, search.folders) == ("a/llama", ('"${PROJECT-}"/models', "/models"))
+    caches = {name: word for name, word in one.environment if "CACHE" in name}
+    assert caches["VLLM_CACHE_ROOT"] == """"${SCRATCH-}"'/it'"'"'s/vllm'"""
+    assert one.cache == caches["VLLM_CACHE_ROOT"].replace("/vllm", "")
+    assert one.homeless == ()
+    # What the job file says counts before the site, and a whole path needs no search.
+    text = "{recipe: vllm, model: /m, environment: {TRITON_CACHE_DIR: /t}}"
+    (own,) = service(text, tmp_path, storage=storage)
+    assert (words(own)[2], own.searches) == ("/m", ())
+    assert dict(own.environment)["TRITON_CACHE_DIR"] == "/t"
+    (ollama,) = service("{recipe: ollama}", tmp_path, storage=storage)
+    assert dict(ollama.environment)["OLLAMA_MODELS"].endswith("/ollama'")
+
+
+def test_caches_that_fill_the_home_are_said(tmp_path):
+    text = "run: x\nservices: {small: {recipe: ollama}, own: {recipe: ollama, models: /m}}"
+    (line,) = in_the_home(planned(text, tmp_path).services, "here")
+    assert line.startswith("services.small: what it downloads and compiles goes to the home, as ")
+    assert line.endswith("name a folder there, or set OLLAMA_MODELS")
+    storage = Storage(cache="/cache")
+    assert in_the_home(planned(text, tmp_path, storage=storage).services, "here") == ()
 
 
 def test_a_recipe_of_ones_own_lies_beside_the_job_file(tmp_path):

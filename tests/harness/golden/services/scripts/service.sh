@@ -230,6 +230,9 @@ case $LABEL in
       export "${PASSED}"QDRANT__STORAGE__SNAPSHOTS_PATH="${SERVICE_SCRATCH-}"/snapshots
       export "${PASSED}"QDRANT__TELEMETRY_DISABLED=true
     }
+    look_for() {
+      :
+    }
     set_command() {
       COMMAND=(setsid qdrant)
     }
@@ -244,6 +247,9 @@ case $LABEL in
       :
       export "${PASSED}"OLLAMA_HOST="${SERVICE_HOST-}":"${SERVICE_PORT_HTTP-}"
     }
+    look_for() {
+      :
+    }
     set_command() {
       COMMAND=(setsid ollama serve)
     }
@@ -257,6 +263,9 @@ case $LABEL in
     set_environment() {
       :
       export "${PASSED}"OLLAMA_HOST="${SERVICE_HOST-}":"${SERVICE_PORT_HTTP-}"
+    }
+    look_for() {
+      :
     }
     set_command() {
       COMMAND=(setsid ollama serve)
@@ -280,6 +289,9 @@ case $LABEL in
       export "${PASSED}"QDRANT__STORAGE__SNAPSHOTS_PATH="${SERVICE_SCRATCH-}"/snapshots
       export "${PASSED}"QDRANT__TELEMETRY_DISABLED=true
     }
+    look_for() {
+      :
+    }
     set_command() {
       COMMAND=(setsid qdrant)
     }
@@ -302,6 +314,9 @@ case $LABEL in
       export "${PASSED}"QDRANT__STORAGE__SNAPSHOTS_PATH="${SERVICE_SCRATCH-}"/snapshots
       export "${PASSED}"QDRANT__TELEMETRY_DISABLED=true
     }
+    look_for() {
+      :
+    }
     set_command() {
       COMMAND=(setsid qdrant)
     }
@@ -315,6 +330,9 @@ case $LABEL in
     METRICS_PATH=/metrics
     VERSION_COMMAND=()
     set_environment() {
+      :
+    }
+    look_for() {
       :
     }
     set_command() {
@@ -337,12 +355,15 @@ case $LABEL in
       export "${PASSED}"VLLM_HOST_IP="${SERVICE_ADDRESS-}"
       export "${PASSED}"NCCL_SOCKET_IFNAME=ib0
     }
+    look_for() {
+      :
+    }
     set_command() {
       if (( SERVICE_RANK > 0 )); then
         COMMAND=(setsid vllm serve "${MODELS-}"'/it'"'"'s a llama' --headless --tensor-parallel-size=8 --nnodes=2 --node-rank="${SERVICE_RANK-}" --master-addr="${SERVICE_HEAD_ADDRESS-}" --master-port="${SERVICE_RENDEZVOUS-}" --data-parallel-rpc-port="${SERVICE_SECOND_RENDEZVOUS-}" --seed=1)
         return
       fi
-      COMMAND=(setsid vllm serve "${MODELS-}"'/it'"'"'s a llama' --host="${SERVICE_HOST-}" --port="${SERVICE_PORT_HTTP-}" --tensor-parallel-size=8)
+      COMMAND=(setsid vllm serve "${MODELS-}"'/it'"'"'s a llama' --host="${SERVICE_HOST-}" --port="${SERVICE_PORT_HTTP-}" --served-model-name="${MODELS-}"'/it'"'"'s a llama' --tensor-parallel-size=8)
       if since 0.32; then COMMAND+=('--custom-histogram-buckets={"inter_token_latency": [0.0005, 0.001, 0.0015, 0.002, 0.0025, 0.003, 0.004, 0.005, 0.006, 0.007, 0.008, 0.009, 0.01, 0.0125, 0.015, 0.0175, 0.02, 0.025, 0.03, 0.035, 0.04, 0.05, 0.06, 0.075, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0], "request_latency": [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.5, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 60.0, 90.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0], "time_to_first_token": [0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 80.0, 160.0, 320.0, 640.0, 2560.0]}'); fi
       COMMAND+=(--nnodes=2 --node-rank="${SERVICE_RANK-}" --master-addr="${SERVICE_HEAD_ADDRESS-}" --master-port="${SERVICE_RENDEZVOUS-}" --data-parallel-rpc-port="${SERVICE_SECOND_RENDEZVOUS-}" --seed=1)
     }
@@ -354,6 +375,19 @@ case $LABEL in
 esac
 readonly PORT_NAMES SERVICE_HOST READY_PATH READY_LIMIT_S METRICS_PORT METRICS_PATH KEY_VARIABLE PASSED VERSION_COMMAND
 readonly MARK="JOBMETER_SERVICE=$RUN_ID/${SLURM_JOB_ID:-local}/$LABEL/$SERVICE_RANK"
+
+# search VARIABLE PATH FOLDER...: sets it to the path in the first folder that has it, else as it is.
+search() {
+  local folder
+  declare -g "$1=$2"
+  for folder in "${@:3}"; do
+    if [[ $2 != /* && -e $folder/$2 ]]; then
+      declare -g "$1=$folder/$2"
+      break
+    fi
+  done
+  printf 'jobmeter: %s is %s\n' "$2" "${!1}" >>"$LOG"
+}
 
 # find_version: sets VERSION to what the program says, empty when it says nothing.
 find_version() {
@@ -487,6 +521,7 @@ TOLD='' # Slurm ends the job: it sends TERM to everything
 trap 'TOLD=1' TERM INT
 now
 BEGAN=$NOW
+look_for
 find_version
 launch || { say FAILED "${LOG##*/}" "$WHY"; exit 1; }
 if (( SERVICE_RANK == 0 )); then

@@ -271,8 +271,8 @@ case $LABEL in
       WHY='/opt/sylabs/bin/singularity is not on PATH of this node; load its module in the prologue of the site profile, or name its path under runtime.program'
       first_program /opt/sylabs/bin/singularity || return 1
       image_is_there /images.folder/vllm.sif x86_64 || return 1
-      sources_are_there "$HOME" "$PWD" "$RUN" "$SERVICE_SCRATCH" || return 1
-      COMMAND=(setsid "$PROGRAM" exec --cleanenv --no-home --bind="$HOME":"$HOME":rw --bind="$PWD":"$PWD":rw --bind="$RUN":"$RUN":rw --bind="$SERVICE_SCRATCH":"$SERVICE_SCRATCH":rw /images.folder/vllm.sif vllm)
+      sources_are_there "$HOME" "$PWD" "$RUN" "$SERVICE_SCRATCH" "${PROJECT-}"'/it'"'"'s/models' /models "${SCRATCH-}"/cache || return 1
+      COMMAND=(setsid "$PROGRAM" exec --cleanenv --no-home --bind="$HOME":"$HOME":rw --bind="$PWD":"$PWD":rw --bind="$RUN":"$RUN":rw --bind="$SERVICE_SCRATCH":"$SERVICE_SCRATCH":rw --bind="${PROJECT-}"'/it'"'"'s/models':"${PROJECT-}"'/it'"'"'s/models':ro --bind=/models:/models:ro --bind="${SCRATCH-}"/cache:"${SCRATCH-}"/cache:rw /images.folder/vllm.sif vllm)
     }
 
     set_environment() {
@@ -280,10 +280,19 @@ case $LABEL in
       export "${PASSED}"VLLM_NO_USAGE_STATS=1
       export "${PASSED}"DO_NOT_TRACK=1
       export "${PASSED}"HF_HOME="${SCRATCH-}"/hf
+      export "${PASSED}"HF_HUB_CACHE="${SCRATCH-}"/cache/huggingface/hub
+      export "${PASSED}"HF_XET_CACHE="${SCRATCH-}"/cache/huggingface/xet
+      export "${PASSED}"VLLM_CACHE_ROOT="${SCRATCH-}"/cache/vllm
+      export "${PASSED}"TRITON_CACHE_DIR="${SCRATCH-}"/cache/triton
+    }
+    look_for() {
+      :
+      search SERVICE_FOUND_MODEL m "${PROJECT-}"'/it'"'"'s/models' /models
+      (umask "$PAYLOAD_UMASK" && mkdir --parents -- "${SCRATCH-}"/cache)
     }
     set_command() {
       begin_in_container || return 1
-      COMMAND+=(serve m --host="${SERVICE_HOST-}" --port="${SERVICE_PORT_HTTP-}")
+      COMMAND+=(serve "${SERVICE_FOUND_MODEL-}" --host="${SERVICE_HOST-}" --port="${SERVICE_PORT_HTTP-}" --served-model-name=m)
       if since 0.32; then COMMAND+=('--custom-histogram-buckets={"inter_token_latency": [0.0005, 0.001, 0.0015, 0.002, 0.0025, 0.003, 0.004, 0.005, 0.006, 0.007, 0.008, 0.009, 0.01, 0.0125, 0.015, 0.0175, 0.02, 0.025, 0.03, 0.035, 0.04, 0.05, 0.06, 0.075, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0], "request_latency": [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.5, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 60.0, 90.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0], "time_to_first_token": [0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 80.0, 160.0, 320.0, 640.0, 2560.0]}'); fi
     }
     ;;
@@ -307,6 +316,9 @@ case $LABEL in
     set_environment() {
       :
     }
+    look_for() {
+      :
+    }
     set_command() {
       begin_in_container || return 1
       COMMAND+=(x)
@@ -321,6 +333,11 @@ case $LABEL in
     set_environment() {
       :
       export "${PASSED}"OLLAMA_HOST="${SERVICE_HOST-}":"${SERVICE_PORT_HTTP-}"
+      export "${PASSED}"OLLAMA_MODELS="${SCRATCH-}"/cache/ollama
+    }
+    look_for() {
+      :
+      (umask "$PAYLOAD_UMASK" && mkdir --parents -- "${SCRATCH-}"/cache)
     }
     set_command() {
       COMMAND=(setsid ollama serve)
@@ -333,6 +350,19 @@ case $LABEL in
 esac
 readonly PORT_NAMES SERVICE_HOST READY_PATH READY_LIMIT_S METRICS_PORT METRICS_PATH KEY_VARIABLE PASSED VERSION_COMMAND
 readonly MARK="JOBMETER_SERVICE=$RUN_ID/${SLURM_JOB_ID:-local}/$LABEL/$SERVICE_RANK"
+
+# search VARIABLE PATH FOLDER...: sets it to the path in the first folder that has it, else as it is.
+search() {
+  local folder
+  declare -g "$1=$2"
+  for folder in "${@:3}"; do
+    if [[ $2 != /* && -e $folder/$2 ]]; then
+      declare -g "$1=$folder/$2"
+      break
+    fi
+  done
+  printf 'jobmeter: %s is %s\n' "$2" "${!1}" >>"$LOG"
+}
 
 # find_version: sets VERSION to what the program says, empty when it says nothing.
 find_version() {
@@ -470,6 +500,7 @@ TOLD='' # Slurm ends the job: it sends TERM to everything
 trap 'TOLD=1' TERM INT
 now
 BEGAN=$NOW
+look_for
 find_version
 launch || { say FAILED "${LOG##*/}" "$WHY"; exit 1; }
 if (( SERVICE_RANK == 0 )); then
