@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from jobmeter.events import groups_in
 from jobmeter.window import JOB, Phase
 from jobmeter_analysis.attempt import Attempt
 from jobmeter_analysis.estimate import FOREIGN_TARGET, SOURCE_DEGRADED, TARGET_NEVER_UP
@@ -39,6 +40,7 @@ def validity(known: Attempt, phases: Sequence[Phase], table: pd.DataFrame) -> di
         *_phase_reasons(known),
         *_stack_reasons(known),
         *_target_reasons(known),
+        *_component_reasons(known),
         *known.problems,
     ]
     return {
@@ -130,12 +132,23 @@ def _stack_reasons(known: Attempt) -> list[str]:
     return reasons
 
 
+def _component_reasons(known: Attempt) -> list[str]:
+    """Return which components of a heterogeneous job did not end as the one with the script."""
+    components = known.accounting.components if known.accounting else ()
+    return [
+        f"component {one.job_id} on {one.node_list} is {one.state}, the first {components[0].state}"
+        for one in components
+        if one.state != components[0].state
+    ]
+
+
 def _nodes(known: Attempt) -> dict[str, Any]:
     observed = {target.name.node for target in known.targets if target.ever_up}
     return {
         "planned": known.manifest.nodes,
         "expected": list(known.nodes),
         "observed": [node for node in known.nodes if node in observed],
+        "groups": {name: list(nodes) for name, nodes in groups_in(known.log).items()},
     }
 
 

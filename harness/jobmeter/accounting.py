@@ -92,8 +92,36 @@ class StepAccounting:
 
 
 @dataclass(frozen=True)
+class ComponentAccounting:
+    """One component of a heterogeneous job; what nobody said is None.
+
+    Args:
+        job_id: As Slurm prints it, ``12+1``.
+        state: Slurm's word without its decorations.
+        partition: Name.
+        nodes: How many it had.
+        node_list: Their names in Slurm's notation.
+        cpus: How many it had.
+        total_cpu_s: CPU seconds (user and system) of all its steps.
+        max_rss_bytes: Largest resident set of any task of any step, as sampled by Slurm.
+    """
+
+    job_id: str
+    state: str
+    partition: str | None = None
+    nodes: int | None = None
+    node_list: str | None = None
+    cpus: int | None = None
+    total_cpu_s: float | None = None
+    max_rss_bytes: int | None = None
+
+
+@dataclass(frozen=True)
 class JobAccounting:
     """One start of a Slurm job at its last known state; what nobody said is None.
+
+    Of a heterogeneous job it is of all components together: script and times of the first one, the
+    rest added up, and names of all.
 
     Args:
         job_id: As Slurm prints it.
@@ -129,7 +157,8 @@ class JobAccounting:
         max_rss_bytes: Largest resident set of any task of any step, as sampled by Slurm.
         consumed_energy_joules: A hint from the site's plugin: of whole nodes, however shared, and
             of steps that ran side by side each for itself. None where nothing was measured.
-        steps: In Slurm's order.
+        steps: In Slurm's order; those of components after the first are called ``+1.0``.
+        components: Of a heterogeneous job, else empty.
         filled: Who said what ``source`` did not say, by field.
     """
 
@@ -163,6 +192,7 @@ class JobAccounting:
     max_rss_bytes: int | None = None
     consumed_energy_joules: int | None = None
     steps: tuple[StepAccounting, ...] = ()
+    components: tuple[ComponentAccounting, ...] = ()
     filled: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -301,7 +331,8 @@ def read_accounting(path: Path) -> JobAccounting | None:
         if version not in (1, SCHEMA_VERSION):
             return None
         steps = tuple(StepAccounting(**step) for step in data.pop("steps", ()))
-        said = JobAccounting(**data, steps=steps)
+        components = tuple(ComponentAccounting(**one) for one in data.pop("components", ()))
+        said = JobAccounting(**data, steps=steps, components=components)
         return said if said.source in SOURCES else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

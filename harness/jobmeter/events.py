@@ -62,3 +62,12 @@ def read_events(path: Path) -> EventLog:
     parsed = [parse_event(line) for line in lines]
     events = sorted((event for event in parsed if event is not None), key=lambda e: e.time_ms)
     return EventLog(tuple(events), parsed.count(None))
+
+
+def groups_in(log: EventLog) -> Mapping[str, tuple[str, ...]]:
+    """Return the nodes of each group of a heterogeneous job by its name, as the script saw them."""
+    for event in log.named("job_start"):
+        groups = event.fields.get("groups")
+        if isinstance(groups, Mapping):
+            return {str(name): tuple(str(nodes).split()) for name, nodes in groups.items()}
+    return {}

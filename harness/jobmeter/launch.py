@@ -227,6 +227,7 @@ def manifest_of(prepared: Prepared) -> RunManifest:
         images=prepared.images,
         kind=plan.kind,
         service_kpis={one.label: one.kpis for one in plan.services.every if one.kpis},
+        groups={group.name: len(group.nodes) for group in plan.groups},
     )
 
 

@@ -85,6 +85,7 @@ class RunManifest:
         images: Those of its images, verified before the job was submitted.
         kind: How it was started. The phases of an attached run and of a hook are not planned.
         service_kpis: By label of a service, the groups of KPIs that its users read.
+        groups: By name, how many nodes each group was asked for; empty where all are alike.
     """
 
     run_id: str
@@ -105,6 +106,7 @@ class RunManifest:
     images: tuple[UsedImage, ...] = ()
     kind: RunKind = "job"
     service_kpis: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    groups: Mapping[str, int] = field(default_factory=dict)
 
 
 def write_manifest(manifest: RunManifest, path: Path) -> None:

@@ -13,6 +13,10 @@ OWN_WORD = ("exit_code", "restarts", "nodes", "cpus")
 """What it knows as well as Slurm does, to be filled in where Slurm does not say."""
 
 
+_CPUS = "SLURM_JOB_CPUS_PER_NODE"
+"""Of a heterogeneous job the number of a group follows."""
+
+
 def started_s(log: EventLog) -> float | None:
     """Return when the job script began, seconds since the epoch."""
     starts = log.named("job_start")
@@ -69,7 +73,7 @@ def _from_environment(variables: Mapping[str, object]) -> JobAccounting:
         source="attempt",
         start_s=start_s,
         time_limit_s=float(limit_s - start_s) if start_s and limit_s else None,
-        cpus=_cpus_from(text.get("SLURM_JOB_CPUS_PER_NODE", "")),
+        cpus=_cpus_from(",".join(v for name, v in text.items() if name.startswith(_CPUS))),
         partition=name_from(text.get("SLURM_JOB_PARTITION", "")),
         qos=name_from(text.get("SLURM_JOB_QOS", "")),
         account=name_from(text.get("SLURM_JOB_ACCOUNT", "")),

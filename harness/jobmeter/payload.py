@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobmeter.errors import SpecError
+from jobmeter.groups import Group
 from jobmeter.spec import JobSpec, Phase
 from jobmeter.templating import Names, ShellText, expand, path_word
 
@@ -64,20 +65,16 @@ class Placeholders:
         ports: Names of its ports.
         python: The interpreter that runs jobmeter.
         job_dir: Folder of the job file, absolute.
-        nodes: How many the job has.
+        groups: Of its nodes, in order.
         services: Names of its services.
-        tasks_per_node: As ``srun`` starts them.
-        gpus_per_node: 0 when the job asks for none.
     """
 
     job_file: str
     ports: tuple[str, ...]
     python: str
     job_dir: Path
-    nodes: int
+    groups: tuple[Group, ...]
     services: tuple[str, ...] = ()
-    tasks_per_node: int = 1
-    gpus_per_node: int = 0
 
     def where(self, key: str) -> str:
         """Return how messages call the place of a key."""
@@ -104,12 +101,29 @@ class Placeholders:
             "services": Names("service", {n: _service(n, where) for n in self.services}, where),
             "python": self.python,
             "job_dir": str(self.job_dir),
-            "nodes": self.nodes,
-            "tasks_per_node": self.tasks_per_node,
-            **({"gpus_per_node": self.gpus_per_node} if self.gpus_per_node else {}),
+            **self._of_nodes(where, for_shell=for_shell),
             **(more or {}),
         }
-        return expand(text, values, where, for_shell=for_shell, absent=_ABSENT)
+        absent = _ABSENT if len(self.groups) == 1 else _BY_GROUP
+        return expand(text, values, where, for_shell=for_shell, absent=absent)
+
+    def _of_nodes(self, where: str, *, for_shell: bool) -> Mapping[str, object]:
+        """Return what placeholders may name of the nodes: of each group if they are several."""
+        if len(self.groups) == 1:
+            return _numbers(self.groups[0])
+        named = {
+            str(group.name): Names(
+                f"something of group {group.name!r}:",
+                {
+                    "number": group.number,
+                    "nodelist": _node_list(group, for_shell=for_shell),
+                    **_numbers(group),
+                },
+                where,
+            )
+            for group in self.groups
+        }
+        return {"groups": Names("group", named, where)}
 
     def of_phase(self, text: str, key: str, *, for_shell: bool = True) -> str:
         """Return the text of a key of a phase, which may also name its rendezvous.
@@ -121,7 +135,33 @@ class Placeholders:
         return self.filled(text, key, for_shell=for_shell, more={"rendezvous": rendezvous})
 
 
-_ABSENT = {"gpus_per_node": "add 'gpus_per_node' to 'resources'"}
+_ABSENT = {
+    "gpus_per_node": "add 'gpus_per_node' to 'resources'",
+    "groups": "add 'groups' to 'resources'",
+}
+_BY_GROUP = {
+    name: f"the groups of the job differ: write 'groups.NAME.{name}'"
+    for name in ("nodes", "tasks_per_node", "gpus_per_node")
+}
+
+
+def _numbers(group: Group) -> Mapping[str, int]:
+    """Return what placeholders may name of a group alone."""
+    asked = group.asked
+    devices = {"gpus_per_node": asked.gpus_per_node} if asked.gpus_per_node else {}
+    return {"nodes": asked.nodes, "tasks_per_node": asked.tasks_per_node or 1, **devices}
+
+
+def _node_list(group: Group, *, for_shell: bool) -> ShellText:
+    """Return the names of a group's nodes in Slurm's notation, which has characters of patterns."""
+    variable = f"${{{node_list_variable(group)}}}"
+    return ShellText(f'"{variable}"' if for_shell else variable)
+
+
+def node_list_variable(group: Group) -> str:
+    """Return the variable in which Slurm names the nodes of one of several groups."""
+    return f"SLURM_JOB_NODELIST_HET_GROUP_{group.number}"
+
 
 _RENDEZVOUS = {
     "host": ShellText("${JOBMETER_RENDEZVOUS_HOST}"),

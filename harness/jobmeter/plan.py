@@ -14,6 +14,7 @@ from pathlib import Path
 
 from jobmeter.allocation import Allocation
 from jobmeter.errors import SiteError
+from jobmeter.groups import Group, device_count, groups_of
 from jobmeter.manifest import Placement, PlannedTarget, RunKind
 from jobmeter.payload import (
     PayloadTarget,
@@ -21,6 +22,7 @@ from jobmeter.payload import (
     PlannedLog,
     PlannedPhase,
     logs_of,
+    node_list_variable,
     phases_of,
     port_variable,
     targets_of,
@@ -107,6 +109,27 @@ class Context:
 
 
 @dataclass(frozen=True)
+class PlannedGroup:
+    """One of several groups of nodes.
+
+    Args:
+        name: In the job file.
+        number: As ``srun --het-group`` counts.
+        nodes: The numbers of its nodes among those of the job.
+        node_list: The variable in which Slurm names them.
+        step: The srun words that run one process on each of them.
+        service_steps: By label of a service that has nodes here, those that run it on one of them.
+    """
+
+    name: str
+    number: int
+    nodes: range
+    node_list: str
+    step: tuple[str, ...]
+    service_steps: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
 class Plan:
     """Every decision the scripts need. Templates only lay it out."""
 
@@ -119,6 +142,7 @@ class Plan:
     username: str
     slurm: bool
     nodes: int
+    groups: tuple[PlannedGroup, ...]
     shebang: str
     sbatch_options: tuple[str, ...]
     prologue: tuple[str, ...]
@@ -209,6 +233,16 @@ class Plan:
         return mount_word(self.runtime, Mount(path))
 
     @property
+    def steps_on_every_node(self) -> tuple[tuple[int, tuple[str, ...]], ...]:
+        """The srun words that together run one process on every node, with the number of the group.
+
+        The first group's come last: its exporters leave out of their count what has been started
+        on their node before.
+        """
+        steps = tuple((group.number, group.step) for group in reversed(self.groups))
+        return steps or ((0, self.on_every_node),)
+
+    @property
     def single_node(self) -> bool:
         """Whether all traffic stays on loopback."""
         return self.nodes == 1
@@ -291,17 +325,17 @@ def make_plan(spec: JobSpec, site_name: str, site: SiteProfile, context: Context
     slurm = site.launcher == "slurm"
     if not slurm:
         _check_local(spec, site_name, context)
-    single_node = spec.resources.nodes == 1
+    groups = groups_of(spec.resources)
+    nodes = groups[-1].nodes.stop
+    single_node = nodes == 1
     submitted = context.kind == "job"
     placeholders = Placeholders(
         job_file=context.job_file,
         ports=tuple(spec.ports),
         python=context.python,
         job_dir=context.job_dir,
-        nodes=spec.resources.nodes,
+        groups=groups,
         services=tuple(spec.services),
-        tasks_per_node=spec.resources.tasks_per_node or 1,
-        gpus_per_node=spec.resources.gpus_per_node,
     )
     services = services_of(spec, placeholders, site)
     logs = (*logs_of(spec, placeholders), *services.logs)
@@ -314,13 +348,14 @@ def make_plan(spec: JobSpec, site_name: str, site: SiteProfile, context: Context
         python=context.python,
         username=USERNAME,
         slurm=slurm,
-        nodes=spec.resources.nodes if context.kind != "hook" else UNKNOWN_NODES,
+        nodes=nodes if context.kind != "hook" else UNKNOWN_NODES,
+        groups=_planned_groups(spec, groups, site, services) if len(groups) > 1 else (),
         shebang=site.shebang,
         sbatch_options=(
             _sbatch_options(spec, site_name, site, context) if slurm and submitted else ()
         ),
         prologue=tuple(site.prologue),
-        on_every_node=_sidecar_step(spec, site, context.kind) if slurm else (),
+        on_every_node=_sidecar_step(spec, groups[0], site, context.kind) if slurm else (),
         interval_s=duration_s(spec.monitoring.interval),
         checkpoint_interval_s=duration_s(spec.monitoring.checkpoint_interval),
         ready_limit_s=max(1, round(duration_s(spec.monitoring.ready_limit))),
@@ -352,11 +387,15 @@ def make_plan(spec: JobSpec, site_name: str, site: SiteProfile, context: Context
         services=services,
         service_starts=service_starts_of(services, site, context.images),
         service_steps={
-            one.label: _service_step(spec, site, devices=one.devices) if slurm else ()
+            one.label: (
+                _service_step(_group_of(one.nodes[0], groups), site, devices=one.devices)
+                if slurm
+                else ()
+            )
             for one in services.every
         },
         phases=phases_of(spec, placeholders) if submitted else (),
-        workload=numbers_of(spec.workload, spec.resources.nodes, spec.resources.gpus_per_node),
+        workload=numbers_of(spec.workload, device_count(spec.resources)),
         warning_s=site.warning_s,
         kind=context.kind,
         allocation=context.allocation,
@@ -374,9 +413,15 @@ def _listen_host(kind: RunKind, single_node: bool) -> str:
 
 
 def _check_local(spec: JobSpec, site_name: str, context: Context) -> None:
-    if spec.resources.nodes > 1:
+    asked = spec.resources
+    if asked.groups:
         raise SiteError(
-            f"{context.job_file}: resources.nodes: {spec.resources.nodes} nodes on site "
+            f"{context.job_file}: resources.groups: {', '.join(asked.groups)} on site "
+            f"{site_name!r}, which is one machine; submit it to a Slurm site"
+        )
+    if asked.nodes > 1:
+        raise SiteError(
+            f"{context.job_file}: resources.nodes: {asked.nodes} nodes on site "
             f"{site_name!r}, which is one machine; write 1, or submit it to a Slurm site"
         )
 
@@ -385,8 +430,21 @@ def _sbatch_options(
     spec: JobSpec, site_name: str, site: SiteProfile, context: Context
 ) -> tuple[str, ...]:
     """Return the ``#SBATCH`` lines, each value quoted as sbatch reads quotes: like a shell."""
-    asked = spec.resources
-    check_request(asked, site_name, site, context.job_file)
+    check_request(spec.resources, site_name, site, context.job_file)
+    # Slurm fills %x and %j in; a percent sign of the path itself is written twice.
+    output = str(context.run_dir).replace("%", "%%") + "/output/%x-%j.out"
+    of_script = {"output": output, "signal": f"B:USR1@{site.warning_s}" if site.warning_s else None}
+    first, *others = groups_of(spec.resources)
+    lines = list(_group_options(spec, first, site, of_script))
+    for group in others:
+        lines += ["hetjob", *_group_options(spec, group, site, {})]
+    return tuple(lines)
+
+
+def _group_options(
+    spec: JobSpec, group: Group, site: SiteProfile, more: Mapping[str, object]
+) -> tuple[str, ...]:
+    asked = group.asked
     values: dict[str, object] = {
         "job-name": spec.name,
         "nodes": asked.nodes,
@@ -396,9 +454,7 @@ def _sbatch_options(
         **chosen(asked, site),
         "constraint": asked.constraint,
         "reservation": asked.reservation,
-        # Slurm fills %x and %j in; a percent sign of the path itself is written twice.
-        "output": str(context.run_dir).replace("%", "%%") + "/output/%x-%j.out",
-        "signal": f"B:USR1@{site.warning_s}" if site.warning_s else None,
+        **more,
     }
     options = [f"--{key}={quoted(value)}" for key, value in values.items() if value is not None]
     if asked.exclusive:
@@ -408,12 +464,33 @@ def _sbatch_options(
     return (*options, *site.options, *asked.extra)
 
 
-def _sidecar_step(spec: JobSpec, site: SiteProfile, kind: RunKind) -> tuple[str, ...]:
+def _planned_groups(
+    spec: JobSpec, groups: Sequence[Group], site: SiteProfile, services: PlannedServices
+) -> tuple[PlannedGroup, ...]:
+    return tuple(
+        PlannedGroup(
+            name=str(group.name),
+            number=group.number,
+            nodes=group.nodes,
+            node_list=node_list_variable(group),
+            step=_sidecar_step(spec, group, site, "job"),
+            service_steps={
+                one.label: _service_step(group, site, devices=one.devices)
+                for one in services.every
+                if set(one.nodes).intersection(group.nodes)
+            },
+        )
+        for group in groups
+    )
+
+
+def _sidecar_step(spec: JobSpec, group: Group, site: SiteProfile, kind: RunKind) -> tuple[str, ...]:
     """Return the srun words that run one process on every node beside everything else.
 
     How many nodes and GPUs there are is known to a hook only when it runs.
     """
-    nodes, gpus = str(spec.resources.nodes), _devices_of_step(spec, site)
+    nodes = str(group.asked.nodes)
+    gpus = _devices_of_step(group, site, devices=_sees_devices(spec))
     if kind == "hook":
         nodes, gpus = '"${#NODES[@]}"', (ShellText('"${GPUS[@]}"'),)
     return (
@@ -421,6 +498,7 @@ def _sidecar_step(spec: JobSpec, site: SiteProfile, kind: RunKind) -> tuple[str,
         "--ntasks-per-node=1",
         "--cpus-per-task=1",
         *gpus,
+        *_place_of_step(group),
         *site.step_options,
     )
 
@@ -430,17 +508,32 @@ def _sees_devices(spec: JobSpec) -> bool:
     return exporters == "auto" or bool(DEVICE_EXPORTERS.intersection(exporters))
 
 
-def _service_step(spec: JobSpec, site: SiteProfile, *, devices: bool) -> tuple[str, ...]:
+def _service_step(group: Group, site: SiteProfile, *, devices: bool) -> tuple[str, ...]:
     """Return the srun words that run a service on one node, with all processors of the job there.
 
-    A step has as many as it asks for, whatever the job has (Slurm from 20.11 on).
+    A step has as many as it asks for, whatever the job has (Slurm from 20.11 on). Of several groups
+    Slurm tells the script the processors of a node as ``8(x2),4``, of which the first are taken.
     """
+    processors = "${SLURM_CPUS_ON_NODE:-1}"
+    if group.name is not None:
+        processors = f"${{SLURM_JOB_CPUS_PER_NODE_HET_GROUP_{group.number}%%[(,]*}}"
     return (
         *_step("1"),
-        ShellText('--cpus-per-task="${SLURM_CPUS_ON_NODE:-1}"'),
+        ShellText(f'--cpus-per-task="{processors}"'),
         "--cpu-bind=none",
-        *_devices_of_step(spec, site, devices=devices),
+        *_devices_of_step(group, site, devices=devices),
+        *_place_of_step(group),
     )
+
+
+def _group_of(node: int, groups: Sequence[Group]) -> Group:
+    """Return the group that has the node of this number."""
+    return next(group for group in groups if node in group.nodes)
+
+
+def _place_of_step(group: Group) -> tuple[str, ...]:
+    """Return the srun words by which a step runs on the nodes of one of several groups."""
+    return () if group.name is None else (f"--het-group={group.number}",)
 
 
 def _step(nodes: str) -> tuple[str, ...]:
@@ -453,17 +546,13 @@ def _step(nodes: str) -> tuple[str, ...]:
     return tuple(map(ShellText, words))
 
 
-def _devices_of_step(
-    spec: JobSpec, site: SiteProfile, *, devices: bool | None = None
-) -> tuple[str, ...]:
+def _devices_of_step(group: Group, site: SiteProfile, *, devices: bool) -> tuple[str, ...]:
     """Return the srun words by which a step sees the GPUs of the job, and takes them from nobody.
 
     A step that asks for none sees none where the site constrains devices.
     """
-    count = spec.resources.gpus_per_node
-    if count == 0:
-        return ()
-    return _gpu_words(site, str(count), devices=_sees_devices(spec) if devices is None else devices)
+    count = group.asked.gpus_per_node
+    return _gpu_words(site, str(count), devices=devices) if count else ()
 
 
 def _gpu_words(site: SiteProfile, count: str, *, devices: bool) -> tuple[str, ...]:

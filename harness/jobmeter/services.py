@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jobmeter.errors import SpecError
+from jobmeter.groups import Group, groups_of
 from jobmeter.images_catalogue import read_catalogue
 from jobmeter.payload import Placeholders, PlannedLog
 from jobmeter.recipe import (
@@ -256,7 +257,9 @@ def _planned(
     service = spec.services[name]
     where = placeholders.where(f"services.{name}")
     text = _Texts(name, service, recipe, placeholders, where, site.storage.models)
-    listen = _listen_host(service, spec.resources.nodes)
+    groups = groups_of(spec.resources)
+    eligible = _eligible(service, groups, where)
+    listen = _listen_host(service, groups[-1].nodes.stop)
     offline = recipe.offline if site.offline else {}
     settings = text.environment({**recipe.environment, **offline, **service.environment})
     unset = {name: place for name, place in recipe.caches.items() if name not in dict(settings)}
@@ -276,9 +279,7 @@ def _planned(
             f"{where}.image: no image {image!r}; {nearest(image, list(read_catalogue()))}, or "
             "write the path of a file"
         )
-    places = [
-        _nodes(service, replica, spec.resources.nodes, where) for replica in range(service.replicas)
-    ]
+    places = [_nodes(service, replica, eligible, where) for replica in range(service.replicas)]
     return tuple(
         PlannedService(
             label=name if service.replicas == 1 else f"{name}-{replica}",
@@ -322,21 +323,35 @@ def _metrics(recipe: Recipe, text: _Texts, *, remote: bool) -> PlannedEndpoint |
     )
 
 
+def _eligible(service: Service, groups: Sequence[Group], where: str) -> range:
+    """Return the numbers of the nodes on which a service may run: all, or those of its group."""
+    if service.group is None:
+        return range(groups[-1].nodes.stop)
+    by_name = {group.name: group for group in groups if group.name is not None}
+    if service.group not in by_name:
+        raise SpecError(
+            f"{where}.group: no group {service.group!r} in 'resources'; "
+            f"{nearest(service.group, list(by_name))}"
+        )
+    return by_name[service.group].nodes
+
+
 def _listen_host(service: Service, nodes: int) -> str:
     reach = service.reach or ("job" if nodes > 1 else "node")
     return EVERYWHERE if reach == "job" else LOOPBACK
 
 
-def _nodes(service: Service, replica: int, nodes: int, where: str) -> tuple[int, ...]:
+def _nodes(service: Service, replica: int, nodes: range, where: str) -> tuple[int, ...]:
     """Return the nodes of one replica: the next ones, and from the first again."""
-    if service.node >= nodes:
+    whose = f"group {service.group!r}" if service.group else "the job"
+    if service.node >= len(nodes):
         raise SpecError(
-            f"{where}.node: {service.node}, but the nodes of the job are 0 to {nodes - 1}"
+            f"{where}.node: {service.node}, but the nodes of {whose} are 0 to {len(nodes) - 1}"
         )
-    if service.nodes > nodes:
-        raise SpecError(f"{where}.nodes: {service.nodes}, but the job has {nodes}")
+    if service.nodes > len(nodes):
+        raise SpecError(f"{where}.nodes: {service.nodes}, but {whose} has {len(nodes)}")
     first = service.node + replica * service.nodes
-    return tuple((first + rank) % nodes for rank in range(service.nodes))
+    return tuple(nodes[(first + rank) % len(nodes)] for rank in range(service.nodes))
 
 
 def _followed(service: PlannedService, recipe: Recipe) -> PlannedLog:

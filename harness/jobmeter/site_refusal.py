@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from jobmeter.errors import SiteError
+from jobmeter.groups import groups_of
 from jobmeter.quantities import slurm_memory, slurm_memory_mb, slurm_time, slurm_time_s
 from jobmeter.site import SiteProfile
 from jobmeter.site_limits import OTHERS, Partition, Qos
@@ -63,17 +64,19 @@ def check_request(asked: Resources, site_name: str, site: SiteProfile, job_file:
     Raises:
         SiteError: naming the key, the value, the limit and what to ask for instead.
     """
-    request = request_of(asked, site)
-    problem = _undemanded(request, site_name, site) or find_problem(request, site_name, site)
-    if problem is not None:
-        raise SiteError(f"{job_file}: {problem.place}: {problem.words}; {problem.advice}")
+    for group in groups_of(asked):
+        request = request_of(group, site)
+        problem = _undemanded(request, site_name, site) or find_problem(request, site_name, site)
+        if problem is not None:
+            raise SiteError(f"{job_file}: {problem.place}: {problem.words}; {problem.advice}")
 
 
 def remarks(asked: Resources, site_name: str, site: SiteProfile) -> tuple[str, ...]:
     """Return what a person should know who submits this: options that were not understood."""
+    options = [option for group in groups_of(asked) for option in request_of(group, site).unclear]
     return tuple(
         f"{option} is not checked against the limits of site {site_name!r}"
-        for option in request_of(asked, site).unclear
+        for option in dict.fromkeys(options)
         if site.partitions or site.qos
     )
 
@@ -170,7 +173,7 @@ def _reservation_problem(request: Request, choice: _Choice) -> Problem | None:
     if not wanted or request.reservation is not None:
         return None
     return Problem(
-        "resources.reservation",
+        request.place("reservation"),
         f"{_qos(choice)} demands one",
         f"add one of {', '.join(wanted)}",
         "qos",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from jobmeter.groups import Group
 from jobmeter.quantities import slurm_memory_mb, slurm_time_s
 from jobmeter.site import SiteProfile
 from jobmeter.spec import Resources
@@ -58,20 +59,24 @@ class Request:
         return self.said.get(name, f"resources.{_KEYS.get(name, name)}")
 
 
-def request_of(asked: Resources, site: SiteProfile) -> Request:
-    """Return what a job with these resources asks of Slurm on ``site``."""
+def request_of(group: Group, site: SiteProfile) -> Request:
+    """Return what a group of a job asks of Slurm on ``site``."""
+    asked, places = group.asked, group.said
     request = Request(
         nodes=asked.nodes,
         reservation=asked.reservation,
         gpus_per_node=asked.gpus_per_node,
         tasks_per_node=asked.tasks_per_node,
         cpus_per_task=asked.cpus_per_task,
+        said=places,
     )
     for key, value in chosen(asked, site).items():
         own = getattr(asked, key) is not None
-        request = _with(request, key, value, "" if own else f"defaults.{key} of the site")
-    request = _with(request, "mem", asked.memory, "")
-    for options, place in ((site.options, "options of the site"), (asked.extra, "resources.extra")):
+        place = places.get(key, "") if own else f"defaults.{key} of the site"
+        request = _with(request, key, value, place)
+    request = _with(request, "mem", asked.memory, places.get("memory", ""))
+    own_options = (asked.extra, places.get("extra", "resources.extra"))
+    for options, place in ((site.options, "options of the site"), own_options):
         for name, value in _words(options):
             request = _with(request, name, value, place)
     return request

@@ -12,7 +12,7 @@ from jobmeter.accounting import (
     read_accounting,
     write_accounting,
 )
-from jobmeter.events import read_events
+from jobmeter.events import groups_in, read_events
 from jobmeter.own_record import OWN_WORD, own_record, started_s
 from jobmeter.paths import AttemptPaths
 from jobmeter.slurm_pyslurm import ask_pyslurm
@@ -36,7 +36,8 @@ def refresh_accounting(attempt: AttemptPaths, *, settle: bool = False) -> JobAcc
         return known
     log = read_events(attempt.events)
     own = own_record(log, *job)
-    said = accounting_of(Start(*job, at_s=started_s(log)), settle_s=10.0 if settle else 0.0)
+    wanted = Start(*job, at_s=started_s(log), components=max(1, len(groups_in(log))))
+    said = accounting_of(wanted, settle_s=10.0 if settle else 0.0)
     if said is not None and said.final:
         said = said.filled_from(own, *OWN_WORD)
     accounting = preferred(known, said or own)

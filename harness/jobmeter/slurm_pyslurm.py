@@ -118,6 +118,6 @@ def _integer(thing: Mapping[str, Any], name: str) -> int | None:
 
 def ask_pyslurm(wanted: Start, limit_s: float = PYSLURM_LIMIT_S) -> JobAccounting | None:
     """Return what pyslurm says; None where it is not installed, fails or takes too long."""
-    command = pyslurm_command(wanted.job_id)
+    command = pyslurm_command(wanted.job_id) if wanted.components == 1 else None
     text = None if command is None else answer(command, limit_s)
     return None if text is None else accounting_from_pyslurm(text, wanted)

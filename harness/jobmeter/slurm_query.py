@@ -30,11 +30,13 @@ class Start:
         at_s: When the job's script began, by its own clock. It tells the starts of a job apart,
             and the job from another one with the same number: of another cluster, or of this one
             after its numbers began again.
+        components: Of a heterogeneous job, as the script knows; without a script 1.
     """
 
     job_id: str
     restart: int | None = 0
     at_s: float | None = None
+    components: int = 1
 
     def within(self, start_s: int | None, end_s: int | None, clocks_s: float) -> bool:
         """Whether something that ran in this time can be what we mean, by clocks that differ."""

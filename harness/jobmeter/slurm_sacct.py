@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jobmeter.accounting import JobAccounting, StepAccounting
+from jobmeter.slurm_components import together
 from jobmeter.slurm_query import JITTER_S, SKEW_S, Start, answer
 from jobmeter.slurm_words import (
     bytes_from,
@@ -93,12 +95,18 @@ def accounting_from_sacct(stdout: str, wanted: Start) -> JobAccounting | None:
     Args:
         stdout: A line with the names of the fields, and one of ``|``-separated values for each
             start of the job and each of its steps.
-        wanted: Of a heterogeneous job without a component the first component is read: the one
-            in which the script runs.
+        wanted: Of a heterogeneous job without a component all of them are put together.
     """
-    record = _chosen(_records(stdout, wanted.job_id), wanted)
-    if record is None:
+    rows = _rows(stdout)
+    first = _chosen(_records(rows, wanted.job_id), wanted)
+    if first is None:
         return None
+    others = (_chosen(_records(rows, name), wanted) for name in _components(rows, wanted.job_id))
+    records = (first, *(record for record in others if record is not None))
+    return together([_accounting(one, wanted.job_id) for one in records], wanted.components)
+
+
+def _accounting(record: _Record, job_id: str) -> JobAccounting:
     job = record.job
     state = state_from(job.get("State", ""))
     code, signal = _exit_of(record, state)
@@ -107,7 +115,7 @@ def accounting_from_sacct(stdout: str, wanted: Start) -> JobAccounting | None:
     minutes = count_from(job.get("TimelimitRaw", ""))
     elapsed_s = count_from(job.get("ElapsedRaw", ""))
     return JobAccounting(
-        job_id=wanted.job_id,
+        job_id=job_id,
         state=state,
         final=said_last_word(state, record.end_s, job.get("QOS", "")),
         source="sacct",
@@ -141,18 +149,29 @@ def accounting_from_sacct(stdout: str, wanted: Start) -> JobAccounting | None:
     )
 
 
-def _records(stdout: str, job_id: str) -> list[_Record]:
-    """Return every start of the job, oldest first."""
+def _rows(stdout: str) -> list[dict[str, str]]:
+    """Return what was printed by the names of the fields."""
     lines = [line.split("|") for line in stdout.splitlines() if "|" in line]
     header = next((number for number, names in enumerate(lines) if names[0] == "JobID"), None)
     if header is None:
         return []
     names = lines[header]
-    rows = [
+    return [
         dict(zip(names, values, strict=True))
         for values in lines[header + 1 :]
         if len(values) == len(names)
     ]
+
+
+def _components(rows: Sequence[Mapping[str, str]], job_id: str) -> list[str]:
+    """Return the components of a heterogeneous job, in order, but for the first."""
+    starts = (re.fullmatch(rf"{re.escape(job_id)}\+(\d+)", row["JobID"]) for row in rows)
+    numbers = {int(start[1]) for start in starts if start}
+    return [f"{job_id}+{number}" for number in sorted(numbers - {0})]
+
+
+def _records(rows: Sequence[Mapping[str, str]], job_id: str) -> list[_Record]:
+    """Return every start of a job or of a component, oldest first."""
     starts = [n for n, row in enumerate(rows) if row["JobID"] in (job_id, f"{job_id}+0")]
     return [
         _Record(

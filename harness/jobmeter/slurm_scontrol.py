@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from jobmeter.accounting import JobAccounting
+from jobmeter.slurm_components import together
 from jobmeter.slurm_query import SKEW_S, Start, answer
 from jobmeter.slurm_words import (
     FINAL_STATES,
@@ -25,11 +26,17 @@ def scontrol_command(job_id: str) -> tuple[str, ...]:
 
 
 def accounting_from_scontrol(stdout: str, wanted: Start) -> JobAccounting | None:
-    """Read what ``scontrol_command`` printed; None when the job is now in another start."""
+    """Read what ``scontrol_command`` printed; None when the job is now in another start.
+
+    The components of a heterogeneous job are put together.
+    """
     jobs = map(words_of, stdout.splitlines())
-    job = next((job for job in jobs if wanted.job_id in _ids(job)), None)
-    if job is None:
-        return None
+    parts = [_accounting(job, wanted) for job in jobs if wanted.job_id in _ids(job)]
+    known = [part for part in parts if part is not None]
+    return together(known, wanted.components) if known else None
+
+
+def _accounting(job: Mapping[str, str], wanted: Start) -> JobAccounting | None:
     state = state_from(job.get("JobState", ""))
     start_s = epoch_from(job.get("StartTime", ""))
     end_s = epoch_from(job.get("EndTime", ""))
@@ -86,8 +93,7 @@ def _ids(job: Mapping[str, str]) -> tuple[str, ...]:
     if "ArrayJobId" in job:
         return (f"{job['ArrayJobId']}_{job.get('ArrayTaskId')}",)
     if "HetJobId" in job:
-        first = (job["HetJobId"],) if job.get("HetJobOffset") == "0" else ()
-        return (f"{job['HetJobId']}+{job.get('HetJobOffset')}", *first)
+        return (f"{job['HetJobId']}+{job.get('HetJobOffset')}", job["HetJobId"])
     return (job.get("JobId", ""),)
 
 

@@ -108,13 +108,20 @@ def _off(value: object) -> object:
     return "off" if value is False else value
 
 
-def _one_group(value: object) -> object:
+def _no_list(value: object) -> object:
     if isinstance(value, list):
         raise ValueError(
-            "a list asks for a heterogeneous job, which is not supported yet; write one mapping "
-            "that suits every node, or a job for each group"
+            "a list; write the groups of a heterogeneous job by their names, below a key 'groups'"
         )
     return value
+
+
+def _checked_group_name(name: str) -> str:
+    if re.fullmatch(r"[a-z][a-z0-9_]{0,31}", name) is None:
+        raise ValueError(
+            f"{name!r} cannot be a group's name; use up to 32 small letters, digits and '_'"
+        )
+    return name
 
 
 Name = Annotated[str, AfterValidator(_checked_name)]
@@ -125,28 +132,45 @@ Line = Annotated[str, AfterValidator(_checked_line)]
 VariableName = Annotated[str, AfterValidator(_checked_variable)]
 ServiceName = Annotated[str, AfterValidator(_checked_service_name)]
 Lines = Annotated[list[Line], BeforeValidator(_one_or_several)]
+GroupName = Annotated[str, AfterValidator(_checked_group_name)]
 SbatchOption = Annotated[str, AfterValidator(_checked_option)]
 Command = Annotated[str, AfterValidator(_checked_command)]
 FilePath = Annotated[str, AfterValidator(_checked_path)]
 FilePaths = Annotated[list[FilePath], BeforeValidator(_one_or_several)]
 
 
-class Resources(strict.StrictModel):
-    """What to ask the batch system for."""
+class GroupResources(strict.StrictModel):
+    """What one group of nodes may have different from another."""
 
     nodes: int = Field(default=1, ge=1)
     tasks_per_node: int | None = Field(default=None, ge=1)
     cpus_per_task: int | None = Field(default=None, ge=1)
     gpus_per_node: int = Field(default=0, ge=0)
     memory: Line | None = None
-    time: TimeLimit | None = None
-    account: Line | None = None
     partition: Line | None = None
     qos: Line | None = None
     constraint: Line | None = None
     reservation: Line | None = None
     exclusive: bool = False
     extra: list[SbatchOption] = Field(default_factory=list)
+
+
+class Resources(GroupResources):
+    """What to ask the batch system for; with groups, what each of them does not say itself."""
+
+    time: TimeLimit | None = None
+    account: Line | None = None
+    groups: dict[GroupName, GroupResources] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _are_several(self) -> Resources:
+        if len(self.groups) == 1:
+            (name,) = self.groups
+            raise ValueError(
+                f"groups: {name!r} is the only one; write what it has below 'resources' itself, "
+                "or add another"
+            )
+        return self
 
 
 class Monitoring(strict.StrictModel):
@@ -201,6 +225,7 @@ class Service(strict.StrictModel):
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
     recipe: Line
+    group: GroupName | None = None
     node: int = Field(default=0, ge=0)
     nodes: int = Field(default=1, ge=1)
     replicas: int = Field(default=1, ge=1)
@@ -216,7 +241,7 @@ class JobSpec(strict.StrictModel):
     """A whole job file."""
 
     name: Name | None = None
-    resources: Annotated[Resources, BeforeValidator(_one_group)] = Field(default_factory=Resources)
+    resources: Annotated[Resources, BeforeValidator(_no_list)] = Field(default_factory=Resources)
     monitoring: Monitoring = Field(default_factory=Monitoring)
     ports: list[PortName] = Field(default_factory=list)
     metrics: dict[Name, Line] = Field(default_factory=dict)

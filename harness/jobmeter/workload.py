@@ -51,15 +51,14 @@ class Workload(strict.StrictModel):
         return self
 
 
-def numbers_of(workload: Workload, nodes: int, gpus_per_node: int) -> Mapping[str, float]:
+def numbers_of(workload: Workload, gpus: int) -> Mapping[str, float]:
     """Return what formulas of KPIs may use: only what is known.
 
     Args:
         workload: From the job file.
-        nodes: Of the job.
-        gpus_per_node: Of the job; 0 when its devices are not GPUs that Slurm counts.
+        gpus: Of the job; 0 when its devices are not GPUs that Slurm counts.
 
-    >>> numbers_of(Workload(parameters="7B", peak_flops_per_second="989T"), 2, 4)
+    >>> numbers_of(Workload(parameters="7B", peak_flops_per_second="989T"), 8)
     {'flops_per_token': 42000000000.0, 'peak_flops_per_second': 989000000000000.0, 'devices': 8.0}
     """
     found: dict[str, float] = {}
@@ -72,7 +71,7 @@ def numbers_of(workload: Workload, nodes: int, gpus_per_node: int) -> Mapping[st
         found["flops_per_token"] = 6 * large_number(workload.parameters) + 6 * attention
     if workload.peak_flops_per_second is not None:
         found["peak_flops_per_second"] = large_number(workload.peak_flops_per_second)
-    devices = workload.devices or nodes * gpus_per_node
+    devices = workload.devices or gpus
     if devices:
         found["devices"] = float(devices)
     return found

@@ -133,6 +133,15 @@ def test_sbatch_accepts_every_qos(site, qos, everywhere):
     assert done.returncode == 0, done.stderr
 
 
+def test_sbatch_accepts_groups_of_different_partitions(everywhere):
+    groups = {
+        "gpus": {"nodes": 1, "tasks_per_node": 4},
+        "cpus": {"partition": "cpu", "gpus_per_node": 0, "nodes": 3, "exclusive": True},
+    }
+    done = test_only(everywhere, "meluxina", site_jobs.asked_of("meluxina", groups=groups))
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("site", "change"), [("lumi", {"gpus_per_node": 9}), ("meluxina", {"partition": "gpuu"})]
 )

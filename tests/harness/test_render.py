@@ -117,6 +117,34 @@ JOBS = {
             ],
         },
     ),
+    "groups": (
+        "meluxina",
+        {
+            "name": "rag",
+            "resources": {
+                "time": "01:00:00",
+                "account": "p200000",
+                "extra": ["--comment=a 'b' $c"],
+                "groups": {
+                    "gpus": {"nodes": 2, "partition": "gpu", "gpus_per_node": 4},
+                    "cpus": {"nodes": 3, "partition": "cpu", "tasks_per_node": 16},
+                },
+            },
+            "services": {
+                "llm": {"recipe": "vllm", "group": "gpus", "nodes": 2, "model": "m"},
+                "vectors": {"recipe": "qdrant", "group": "cpus", "node": 1, "replicas": 2},
+                "small": {"recipe": "ollama", "node": 1, "replicas": 2},
+            },
+            "phases": [
+                {
+                    "name": "ask",
+                    "run": "srun --het-group={{ groups.cpus.number }} -N {{ groups.cpus.nodes }} "
+                    "--nodelist={{ groups.cpus.nodelist }} ask {{ services.llm.url }}",
+                    "results": "{{ groups.cpus.nodelist }}.json",
+                },
+            ],
+        },
+    ),
 } | {
     runtime: (
         SiteProfile(

@@ -1,6 +1,5 @@
 """What sacct printed of jobs that ran, read; the real one is in tests/e2e."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -54,9 +53,32 @@ def test_no_sample_is_not_zero():
 def test_components_of_a_heterogeneous_job():
     first, second = (accounting_from_sacct(SACCT, Start(name)) for name in ("9+0", "9+1"))
     assert (first.cpus, second.cpus) == (1, 2)
-    assert accounting_from_sacct(SACCT, Start("9")) == dataclasses.replace(first, job_id="9")
     # No step ran in the second, so nobody counted.
     assert (second.steps, second.total_cpu_s, second.user_cpu_s) == ((), None, None)
+    job = accounting_from_sacct(SACCT, Start("9", components=2))
+    assert (job.job_id, job.state, job.final, job.exit_code) == ("9", "COMPLETED", True, 0)
+    assert (job.nodes, job.cpus, job.node_list) == (2, 3, "mel0001,mel0003")
+    assert job.alloc_tres == {"billing": 3, "cpu": 3, "mem": 1200 * 2**20, "node": 2}
+    assert (job.total_cpu_s, job.elapsed_s, job.partition) == (None, 1.0, "cpu")
+    assert [(one.job_id, one.nodes, one.cpus) for one in job.components] == [
+        ("9+0", 1, 1),
+        ("9+1", 1, 2),
+    ]
+    assert job.steps == first.steps
+
+
+def test_a_heterogeneous_job_is_as_bad_as_its_worst_component_and_final_with_the_last():
+    head = "JobID|State|ExitCode|Start|End|TotalCPU|NodeList|AllocTRES\n"
+    first = "9+0|COMPLETED|0:0|5|9|00:01.500|n1|cpu=2\n9+0.batch|COMPLETED|0:0|5|9|00:01.500|n1|\n"
+    second = "9+1|NODE_FAIL|0:0|5|8|00:02.000|n[2-3]|cpu=8\n9+1.0|NODE_FAIL|0:0|5|8|||\n"
+    both = accounting_from_sacct(head + second + first, Start("9", components=2))
+    assert (both.state, both.final, both.exit_code, both.total_cpu_s) == ("NODE_FAIL", True, 0, 3.5)
+    assert (both.cpus, both.node_list) == (10, "n1,n[2-3]")
+    assert [step.name for step in both.steps] == ["batch", "+1.0"]
+    one = accounting_from_sacct(head + first, Start("9", components=2))
+    assert (one.final, one.cpus) == (False, 2)
+    assert accounting_from_sacct(head + second, Start("9", components=2)) is None
+    assert accounting_from_sacct(head + first, Start("9")).final
 
 
 def test_a_task_of_an_array_is_not_its_neighbour():

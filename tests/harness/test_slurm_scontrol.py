@@ -33,8 +33,9 @@ def test_another_job_with_the_same_number_is_not_ours():
 
 
 def test_components_by_the_controller():
-    first = accounting_from_scontrol(SCONTROL, Start("9"))
-    assert first.cpus == 1
+    job = accounting_from_scontrol(SCONTROL, Start("9"))
+    assert (job.cpus, job.nodes, job.node_list) == (3, 2, "mel0001,mel0003")
+    assert [one.job_id for one in job.components] == ["9+0", "9+1"]
     assert accounting_from_scontrol(SCONTROL, Start("9+0")).cpus == 1
     assert accounting_from_scontrol(SCONTROL, Start("9+1")).cpus == 2
 

@@ -161,9 +161,26 @@ WRONG = {
         "run: x\nresources: {nodes: 3}",
         "resources.nodes: 3 nodes on site 'local', which is one machine",
     ),
-    "groups of a heterogeneous job": (
+    "groups without names": (
         "run: x\nresources: [{nodes: 1, gpus_per_node: 4}, {nodes: 2}]",
-        "resources: a list asks for a heterogeneous job, which is not supported yet",
+        "resources: a list; write the groups of a heterogeneous job by their names, below a key "
+        "'groups'",
+    ),
+    "a single group": (
+        "run: x\nresources: {groups: {a: {nodes: 2}}}",
+        "resources: groups: 'a' is the only one; write what it has below 'resources' itself",
+    ),
+    "a group's name": (
+        "run: x\nresources: {groups: {A-1: {}, b: {}}}",
+        "'A-1' cannot be a group's name",
+    ),
+    "a time limit of a group": (
+        "run: x\nresources: {groups: {a: {time: '1'}, b: {}}}",
+        "resources.groups.a: unknown key 'time'",
+    ),
+    "groups on one machine": (
+        "run: x\nresources: {groups: {a: {}, b: {}}}",
+        "resources.groups: a, b on site 'local', which is one machine",
     ),
     "short sbatch option": (
         "run: x\nresources: {extra: [-x]}",

@@ -196,7 +196,7 @@ STEP=() # what starts the exporters on every node
 readonly GPUS STEP
 
 RECORDER=''
-SIDECARS=''
+SIDECARS=() # one step
 
 # collect: write down what the exporters' scripts say. Only this node writes into the run directory,
 # so the order is clear, inotify sees the target files, and no network file system has to agree
@@ -254,7 +254,7 @@ start_stack() {
   "${STEP[@]}" bash "$RUN/scripts/node.sh" "$LOGS" "$OWNER" "$NODE" "$$ $RECORDER $BASHPID" \
     <"$SCRATCH_DIR/sidecars" {RECORDER_IN}>&- {SIDECARS_IN}>&- 2>>"$LOGS/sidecars.log" \
     > >(exec {RECORDER_IN}>&- {SIDECARS_IN}>&-; collect) &
-  SIDECARS=$!
+  SIDECARS+=("$!")
 }
 
 # missing_targets FOLDER: sets EXPECTED to the targets of the stack (service@node), planned or found
@@ -286,7 +286,7 @@ await_targets() {
     if kill -0 "$RECORDER" 2>/dev/null; then (( ++wanted )); fi
     published=0
     for file in "$TARGETS"/stack.*.tsv; do [[ -e $file ]] && (( ++published )); done
-    if (( published >= wanted )) || ! kill -0 "$SIDECARS" 2>/dev/null; then break; fi
+    if (( published >= wanted )) || ! kill -0 "${SIDECARS[@]}" 2>/dev/null; then break; fi
     sleep 0.05
   done
   fetch_edges boot 0
@@ -441,13 +441,14 @@ mark() {
 
 # close_stack: both scripts see the end of their input.
 close_stack() {
+  local step
   [[ -z $RECORDER ]] || exec {RECORDER_IN}>&- {SIDECARS_IN}>&-
   if [[ -n $RECORDER ]]; then
     ended "$RECORDER" 40 || kill -KILL "$RECORDER" 2>/dev/null
   fi
-  if [[ -n $SIDECARS ]]; then
-    ended "$SIDECARS" 5 || kill -TERM "$SIDECARS" 2>/dev/null # srun then ends its step
-  fi
+  for step in "${SIDECARS[@]}"; do
+    ended "$step" 5 || kill -TERM "$step" 2>/dev/null # srun then ends its step
+  done
 }
 
 # slurm_facts: answers in FACTS, a JSON object of what Slurm told the job of itself.
