@@ -3,7 +3,7 @@
 # make test-truth  the arithmetic against simulated truth, ten thousand examples each (minutes)
 # make test-without-cgroups   the cluster's jobs again, on a Slurm that tracks processes by their parents
 # make test-second-cluster   the cluster's jobs again, on the newest Slurm, Python and Prometheus of Debian
-# make test-vllm   a real vLLM as a service, against its own client (ten minutes)
+# make test-vllm   a real vLLM as a service, in several shapes, against its own client (half an hour)
 # make lint   style, types and import directions alone
 # make bench  the measurements of benchmarks/README.md (minutes)
 # make clean  remove what these made

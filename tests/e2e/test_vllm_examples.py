@@ -50,7 +50,7 @@ def test_a_sweep_of_request_rates(user):
     for rate in RATES:
         vllm_runs.check_counts(run, table, f"rate-{rate}")
         assert vllm_runs.client_of(run, f"rate-{rate}")["completed"] == 4 * rate
-        of_client = table.one("client_ttft_seconds_mean", phase=f"rate-{rate}", entity="client")
+        of_client = table.one("ttft_seconds_mean", phase=f"rate-{rate}", entity="client")
         of_server = table.one("ttft_seconds_mean", phase=f"rate-{rate}", scope="service")
         assert of_server["value"] <= of_client["value"]
 

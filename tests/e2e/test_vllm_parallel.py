@@ -9,7 +9,7 @@ from vllm_runs import increase
 
 import jobmeter
 
-REQUESTS = 80
+REQUESTS = 60
 JOB = f"""
 name: parallel
 resources: {{nodes: 2, time: "00:30:00"}}
@@ -56,7 +56,7 @@ def served(request, user):
     return run, run.table(), nodes, engines
 
 
-def test_all_engines_together_are_what_the_client_counted(served):
+def test_all_engines_together_are_what_the_client_counted(served, request, capsys):
     run, table, _, engines = served
     assert table.manifest["state"] == "complete", table.manifest["reasons"]
     vllm_runs.check_counts(run, table, "load")
@@ -64,12 +64,20 @@ def test_all_engines_together_are_what_the_client_counted(served):
         of_each = [increase(run, "load", name, engine=engine) for engine in sorted(engines)]
         assert min(of_each) > 0, "an engine had nothing to do"
         assert sum(of_each) == increase(run, "load", name)
+        shape = request.node.callspec.params["served"]
+        vllm_runs.say(capsys, shape, name, " + ".join(f"{count:g}" for count in of_each))
 
 
-def test_latencies_are_those_of_all_engines(served):
+def test_latencies_are_those_of_all_engines(served, request, capsys):
     run, table, _, _ = served
     vllm_runs.check_means(run, table, "load")
     vllm_runs.check_quantiles(run, table, "load")
+    client = vllm_runs.client_of(run, "load")
+    shape = request.node.callspec.params["served"]
+    for short, key in (("ttft", "mean_ttft_ms"), ("e2e", "mean_e2el_ms")):
+        server = 1000 * table.one(f"{short}_seconds_mean", phase="load", scope="service")["value"]
+        assert server <= client[key]
+        vllm_runs.say(capsys, shape, f"{short} mean", server, client[key])
 
 
 def test_the_fullest_cache_of_any_engine_is_found(served):

@@ -160,3 +160,10 @@ def check_quantiles(run, table, phase):
             assert row["low"] <= truth <= row["high"], (short, percent, truth, row)
             rows[short, percent] = row
     return rows
+
+
+def say(capsys, *cells):
+    """Print a row for the tables of docs/accuracy.md."""
+    shown = [f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in cells]
+    with capsys.disabled():
+        print(f"\n| {' | '.join(shown)} |", end="")
