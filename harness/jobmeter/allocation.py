@@ -5,13 +5,26 @@ from __future__ import annotations
 import getpass
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jobmeter.errors import SchedulerError, SpecError
 from jobmeter.process import find_program
 from jobmeter.slurm_query import ask
 from jobmeter.slurm_scontrol import scontrol_command, words_of
 from jobmeter.slurm_words import FINAL_STATES, count_from, epoch_from, name_from, tres_from
+
+
+@dataclass(frozen=True)
+class Component:
+    """Nodes of one component of a heterogeneous job.
+
+    Args:
+        nodes: Their names.
+        gpus_per_node: How many each of them has for the job.
+    """
+
+    nodes: tuple[str, ...]
+    gpus_per_node: int = 0
 
 
 @dataclass(frozen=True)
@@ -25,6 +38,7 @@ class Allocation:
         gpus_per_node: How many each of them has for the job.
         restart: How often it had been started before.
         ends_s: When its time is over, seconds since the epoch; None without a limit.
+        components: Of a heterogeneous job, in order; else empty.
     """
 
     job_id: str
@@ -33,6 +47,19 @@ class Allocation:
     gpus_per_node: int = 0
     restart: int = 0
     ends_s: int | None = None
+    components: tuple[Component, ...] = ()
+
+    @property
+    def resources(self) -> Mapping[str, object]:
+        """What there is, as a job file asks for it."""
+        whole = Component(self.nodes, self.gpus_per_node)
+        parts = [
+            {"nodes": len(one.nodes), "gpus_per_node": one.gpus_per_node}
+            for one in self.components or (whole,)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        return {"groups": {f"component_{number}": part for number, part in enumerate(parts)}}
 
 
 @dataclass(frozen=True)
@@ -45,6 +72,8 @@ class _Job:
     owner: str
     node_list: str
     allocation: Allocation
+    leader: str | None = None
+    offset: int = 0
 
 
 def find_allocation(job_id: str) -> Allocation:
@@ -74,21 +103,34 @@ def find_allocation(job_id: str) -> Allocation:
             f"job {job_id} does not exist, or ended so long ago that Slurm forgot it; "
             "'squeue --me' shows your jobs"
         ) from cause
-    job = _the_one(job_id, [_job(words_of(line)) for line in said.splitlines() if line.strip()])
-    _check(job)
-    return _with_nodes(job)
+    jobs = [_job(words_of(line)) for line in said.splitlines() if line.strip()]
+    job = _the_one(job_id, jobs)
+    if job.leader is None:
+        _check(job)
+        return _with_nodes(job)
+    if job.leader not in (one.allocation.job_id for one in jobs):
+        return find_allocation(job.leader)
+    components = sorted(
+        (one for one in jobs if one.leader == job.leader), key=lambda one: one.offset
+    )
+    for one in components:
+        _check(one)
+    return _with_components([_with_nodes(one) for one in components])
 
 
 def _job(words: Mapping[str, str]) -> _Job:
     number, name = words.get("JobId", ""), words.get("JobId", "")
     if "ArrayJobId" in words:
         name = f"{words['ArrayJobId']}_{words.get('ArrayTaskId')}"
+    leader, offset = words.get("HetJobId"), count_from(words.get("HetJobOffset", "")) or 0
+    if leader is not None:
+        name = f"{leader}+{offset}"
     restart = count_from(words.get("Restarts", "")) or 0
     nodes = count_from(words.get("NumNodes", "").partition("-")[0]) or 1
     tres = tres_from(words.get("AllocTRES", words.get("TRES", "")))
     allocation = Allocation(
         job_id=number,
-        attempt=name + (f".r{restart}" if restart else ""),
+        attempt=(leader or name) + (f".r{restart}" if restart else ""),
         nodes=(),
         gpus_per_node=tres.get("gres/gpu", 0) // nodes,
         restart=restart,
@@ -101,6 +143,8 @@ def _job(words: Mapping[str, str]) -> _Job:
         owner=words.get("UserId", "").partition("(")[0],
         node_list=name_from(words.get("NodeList", "")) or "",
         allocation=allocation,
+        leader=leader,
+        offset=offset,
     )
 
 
@@ -138,7 +182,13 @@ def _check(job: _Job) -> None:
 
 def _with_nodes(job: _Job) -> Allocation:
     said = ask(("scontrol", "show", "hostnames", job.node_list))
-    one = job.allocation
-    return Allocation(
-        one.job_id, one.attempt, tuple(said.split()), one.gpus_per_node, one.restart, one.ends_s
+    return replace(job.allocation, nodes=tuple(said.split()))
+
+
+def _with_components(parts: list[Allocation]) -> Allocation:
+    """Return the allocation of a heterogeneous job from those of its components."""
+    return replace(
+        parts[0],
+        nodes=tuple(node for part in parts for node in part.nodes),
+        components=tuple(Component(part.nodes, part.gpus_per_node) for part in parts),
     )

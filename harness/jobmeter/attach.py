@@ -62,6 +62,7 @@ def control_command(
         f"--nodelist={allocation.nodes[0]}",
         f"--job-name={prepared.plan.run_id}",  # by which the step is known as long as it runs
         *gpus,
+        *(("--het-group=0",) if allocation.components else ()),
         *prepared.site.step_options,
         *shell_of(prepared.plan),
         str(paths.control),

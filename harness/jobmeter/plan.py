@@ -6,6 +6,7 @@ testing and submitting all see the same thing.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -241,6 +242,14 @@ class Plan:
         """
         steps = tuple((group.number, group.step) for group in reversed(self.groups))
         return steps or ((0, self.on_every_node),)
+
+    @property
+    def nodes_by_group(self) -> str:
+        """Names of the nodes of an allocation by group, as JSON."""
+        names = self.allocation.nodes if self.allocation else ()
+        return json.dumps(
+            {one.name: " ".join(names[one.nodes.start : one.nodes.stop]) for one in self.groups}
+        )
 
     @property
     def single_node(self) -> bool:

@@ -2,6 +2,7 @@
 
 import pytest
 from slurm_user import UNTIL_TOLD, until
+from test_attach import everything_ended, run_of
 from test_services import KEYED
 
 pytestmark = [pytest.mark.cluster, pytest.mark.prometheus]
@@ -44,7 +45,7 @@ def test_all_nodes_of_all_groups_are_recorded_and_counted(user):
     (start,) = run.events("job_start")
     assert {name: nodes.split() for name, nodes in start["groups"].items()} == NODES
 
-    table = run.table()
+    table = run.settled_table()
     nodes = table.manifest["nodes"]
     assert (nodes["planned"], nodes["observed"]) == (3, [*user.cluster.nodes])
     assert nodes["groups"] == NODES
@@ -113,7 +114,7 @@ def test_a_cancelled_job_leaves_nothing_on_any_node_of_any_group(user):
     assert processes == []
     # Slurm gives it ten seconds; files of a script that it kills are removed by the next job.
     assert files == "" or not run.events("job_end")
-    table = run.table()
+    table = run.settled_table()
     assert "phase_interrupted" in table.one("phase_seconds", phase="hold")["reason"]
     rows = table.find("memory_used_bytes_mean", phase="hold", scope="node")
     assert {row["entity"] for row in rows if row["value"]} == set(user.cluster.nodes)
@@ -137,7 +138,7 @@ def test_a_group_that_is_lost_is_named_and_the_rest_goes_on(user):
     run.enough()
     run.wait_for_end()
     assert left_of(run)[0] == [], "files of killed exporters are removed by the next job"
-    table = run.table()
+    table = run.settled_table()
     assert table.manifest["slurm"]["state"] == "CANCELLED"
     states = {c["job_id"]: c["state"] for c in table.manifest["slurm"]["components"]}
     assert states == {f"{run.job_id}+0": "COMPLETED", f"{run.job_id}+1": "CANCELLED"}
@@ -147,3 +148,37 @@ def test_a_group_that_is_lost_is_named_and_the_rest_goes_on(user):
     for node in NODES["work"]:
         assert any(reason.startswith(f"node@{node} answered for") for reason in reasons)
     assert table.one("memory_used_bytes_mean", phase="hold", entity="mel0001")["value"] > 0
+
+
+OWN = """#!/bin/bash
+#SBATCH --nodes=1 --time=5 --output=own.out
+#SBATCH hetjob
+#SBATCH --nodes=2
+source monitor.sh
+jobmeter_start
+sleep 600 & wait
+"""
+
+
+def test_attached_to_all_components_of_a_job_of_which_a_hook_would_see_the_first(user):
+    user.write("monitor.sh", user.jobmeter("hook").stdout)
+    user.write("own.sbatch", OWN)
+    job_id = user.cluster.run("sbatch", "--parsable", "own.sbatch").stdout.strip()
+    output = user.cluster.home / "own.out"
+    until(lambda: output.exists() and output.read_text(), 60, lambda: "nothing was printed")
+    assert output.read_text().startswith(f"jobmeter: not recorded: job {job_id} has 2 components")
+
+    done = user.jobmeter("attach", job_id, "--interval", "1s")
+    run = run_of(user, done.stdout, job_id, done)
+    assert f"nodes {' '.join(user.cluster.nodes)}: 7 of 7 targets up" in done.stdout
+    user.jobmeter("detach", "--no-analysis")
+    everything_ended(run)
+    user.cluster.run("scancel", job_id)
+    run.wait_for_end()
+    table = run.table()
+    assert table.manifest["nodes"]["groups"] == {
+        "component_0": ["mel0001"],
+        "component_1": ["mel0002", "mel0003"],
+    }
+    rows = table.find("memory_used_bytes_mean", phase="run", scope="node")
+    assert {row["entity"] for row in rows if row["value"]} == set(user.cluster.nodes)

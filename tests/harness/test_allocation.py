@@ -54,6 +54,23 @@ def test_tasks_of_an_array(slurm):
     assert find_allocation("7").attempt == "7_1"
 
 
+def test_all_components_of_a_heterogeneous_job(slurm):
+    parts = [
+        line(number, f"HetJobId=7 HetJobOffset={offset} ") for offset, number in enumerate("78")
+    ]
+    slurm("".join(parts))
+    found = find_allocation("7")
+    assert (found.job_id, found.attempt) == ("7", "7")
+    assert found.nodes == ("n1", "n2", "n1", "n2")
+    assert [len(one.nodes) for one in found.components] == [2, 2]
+    assert found.resources == {
+        "groups": {f"component_{n}": {"nodes": 2, "gpus_per_node": 4} for n in (0, 1)}
+    }
+    slurm(parts[0] + line("8", "HetJobId=7 HetJobOffset=1 ", state="CANCELLED"))
+    with pytest.raises(SchedulerError, match=r"job 7\+1 has ended \(CANCELLED\)"):
+        find_allocation("7")
+
+
 @pytest.mark.parametrize(
     ("said", "words"),
     [

@@ -4,11 +4,12 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from jobmeter.allocation import Allocation
+from jobmeter.allocation import Allocation, Component
 from jobmeter.plan import Context, make_plan
 from jobmeter.render import render_files, render_web_config
 from jobmeter.runtime import ContainerImage, RuntimeProfile
@@ -169,18 +170,28 @@ JOBS = {
     for runtime, profile in RUNTIMES.items()
 }
 ALLOCATION = Allocation("1240", "1234_5", ("n1", "n2"), gpus_per_node=4, ends_s=1795400000)
-UNPLANNED = {"attached": ("attached", ALLOCATION), "hook": ("hook", None)}
+COMPONENTS = replace(
+    ALLOCATION,
+    attempt="1240",
+    nodes=("n1", "n2", "n3"),
+    components=(Component(("n1",), 4), Component(("n2", "n3"))),
+)
+UNPLANNED = {
+    "attached": ("attached", ALLOCATION),
+    "attached-groups": ("attached", COMPONENTS),
+    "hook": ("hook", None),
+}
 JOBS |= {
     kind: (
         "meluxina",
         {
             "name": kind,
-            "resources": {"nodes": 2, "gpus_per_node": 4},
+            "resources": dict((allocation or ALLOCATION).resources),
             "metrics": {"worker": "http://localhost:8000/metrics"},
             "run": ":",
         },
     )
-    for kind in UNPLANNED
+    for kind, (_, allocation) in UNPLANNED.items()
 }
 
 

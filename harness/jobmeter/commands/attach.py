@@ -68,9 +68,7 @@ def attach_command(
         )
     spec_of(name, interval, exporters, metrics)  # says what is wrong before Slurm is asked
     allocation = find_allocation(wanted)
-    spec = spec_of(
-        name, interval, exporters, metrics, len(allocation.nodes), allocation.gpus_per_node
-    )
+    spec = spec_of(name, interval, exporters, metrics, allocation.resources)
     prepared = launch.prepare_unplanned(
         spec, site, runs, launch.new_name(name), "attached", allocation
     )

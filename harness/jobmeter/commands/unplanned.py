@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,8 +37,7 @@ def spec_of(
     interval: str,
     exporters: str,
     metrics: list[str] | None,
-    nodes: int = 1,
-    gpus_per_node: int = 0,
+    resources: Mapping[str, object] | None = None,
 ) -> JobSpec:
     """Return the options as a job file would say them.
 
@@ -56,7 +56,7 @@ def spec_of(
         endpoints[service] = url
     data = {
         "name": name,
-        "resources": {"nodes": nodes, "gpus_per_node": gpus_per_node},
+        "resources": resources or {},
         "monitoring": {
             "interval": interval,
             "exporters": exporters if exporters == "auto" else exporters.split(","),

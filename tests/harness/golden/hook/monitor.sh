@@ -150,6 +150,10 @@ start() { # OWNER PHASE
     say "not recorded: this shell is on no node of job $SLURM_JOB_ID; 'jobmeter attach' is for that"
     return 1
   fi
+  if (( ${SLURM_HET_SIZE:-1} > 1 )); then
+    say "not recorded: job $SLURM_JOB_ID has $SLURM_HET_SIZE components, of which the hook would see the first; 'jobmeter attach $SLURM_JOB_ID' records all, or a job file with 'groups'"
+    return 1
+  fi
   if [[ ! -r $SECRETS/password ]]; then
     say "not recorded: $SECRETS cannot be read; write the hook anew with 'jobmeter hook'"
     return 1
