@@ -96,6 +96,11 @@ def test_a_job_of_three_nodes_in_containers(user, site):
         assert report.one("memory_used_bytes_max", phase="work", entity=node)["value"] > 0
     # Seen from inside its container, the job is the same.
     assert report.one("job_memory_bytes_max", phase="work", entity="mel0002")["value"] > 0
+    # The kernel does not show it what the payload's processes read: absent, and said of how many.
+    read = report.one("job_syscall_read_bytes_total", phase="work", entity="mel0002")
+    assert (read["value"], read["status"]) == (None, "unavailable")
+    unseen = report.one("job_processes_without_io_max", phase="work", entity="mel0002")
+    assert unseen["value"] > 0
     (closed,) = run.events("recording_closed")
     assert closed["clean"]
     used = {image["name"]: image for image in report.manifest["images"]}
