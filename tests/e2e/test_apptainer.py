@@ -1,6 +1,7 @@
 """The stack inside Apptainer, as an unprivileged user of the second cluster runs it."""
 
 import json
+from pathlib import Path
 
 import pytest
 from slurm_user import UNTIL_TOLD, Run, User, kill, until
@@ -61,6 +62,14 @@ def stack_of(cluster, node=None):
     ]
 
 
+def niceness(cluster, *parts):
+    """The niceness of each thread of the processes whose command line has one of these parts."""
+    for pid, command in cluster.pids().items():
+        if any(part in command for part in parts) and "runtime parent" not in command:
+            for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+                yield int(stat.read_text().rpartition(")")[2].split()[16])
+
+
 def wait_until_nothing_is_left(cluster):
     until(lambda: not stack_of(cluster), 60, lambda: str(stack_of(cluster)))
 
@@ -84,6 +93,7 @@ def test_a_job_of_three_nodes_in_containers(user, site):
         # One of each container, of which the first node has three.
         containers = 3 if node == "mel0001" else 2
         assert len([c for c in commands if "runtime parent" in c]) == containers, commands
+    assert set(niceness(user.cluster, "prometheus --config", "node_exporter --coll")) == {19}
     recorded(run)
     run.enough()
     run.wait_for_end()

@@ -27,7 +27,7 @@ COMMANDS = (
         "mktemp",
         "mv",
     ),
-    *("nice", "rm", "setsid", "sleep", "sort", "stat", "tail", "timeout"),
+    *("renice", "rm", "setsid", "sleep", "sort", "stat", "tail", "timeout"),
 )
 """What the rendered scripts call beside curl: coreutils, diffutils, util-linux, grep."""
 
