@@ -175,8 +175,13 @@ services:
     node: 1
     command: [/opt/programs/service.py, "{{ host }}", "{{ port }}", --child]
     ready_path: /ready
+  near: {recipe: keyed.yaml, node: 1, reach: node}
 phases:
-  - {name: six, run: "curl -sf -X POST {{ services.web.url }}/add/6"}
+  - name: six
+    run: |
+      curl -sf -X POST {{ services.web.url }}/add/6
+      there="srun --overlap --mem=0 -N1 -n1 --nodelist=$JOBMETER_NODE_NEAR"
+      $there curl -sf -X POST $JOBMETER_URL_NEAR/add/4
   - {name: two, run: "curl -sf -X POST {{ services.web.url }}/add/2"}
 """
 KEYED = """
@@ -215,15 +220,20 @@ def nothing_of_services_is_left(cluster):
 
 def test_a_service_in_a_container_on_another_node_is_counted_and_ended(user, site):
     """Its program leaves a child behind, whose container would keep the image mounted."""
+    user.write("keyed.yaml", KEYED)
     run = user.submit("served.yaml", SERVED, "--wait", site=site("binds: [/opt/programs]"))
     nothing_of_services_is_left(user.cluster)
-    (ready,) = run.events("service_ready")
-    assert (ready["service"], ready["node"]) == ("web", "mel0002")
+    ready = {(event["service"], event["node"]) for event in run.events("service_ready")}
+    assert ready == {("web", "mel0002"), ("near", "mel0002")}
     table = run.table()
     assert table.manifest["state"] == "complete", table.manifest["reasons"]
     for phase, count in {"six": 6, "two": 2}.items():
         row = table.one("work_units_total", phase=phase, entity="web@mel0002")
         assert (row["value"], row["status"]) == (count, "exact")
+    # Through the gateway in its container, which is counted as part of the cost.
+    row = table.one("work_units_total", phase="six", entity="near@mel0002")
+    assert (row["value"], row["status"]) == (4, "exact")
+    assert table.find("monitoring_cpu_seconds_total", phase="six", entity="gateway@mel0002")
     assert "exporters" in {image["name"] for image in table.manifest["images"]}
 
 
