@@ -120,6 +120,20 @@ class Names(Mapping[str, object]):
     def __len__(self) -> int:
         return len(self._values)
 
+    @property
+    def not_one(self) -> SpecError:
+        """What to say where one of these is meant."""
+        return SpecError(
+            f"{self._where}: a placeholder names all of {', '.join(self._values) or 'nothing'}; "
+            "name one, after a dot"
+        )
+
+
+def _one(value: object) -> object:
+    if isinstance(value, Names):
+        raise value.not_one
+    return value
+
 
 def expand(
     text: str,
@@ -143,7 +157,7 @@ def expand(
     """
     env = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
-        finalize=quoted if for_shell else str,
+        finalize=lambda value: (quoted if for_shell else str)(_one(value)),
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 - a shell command, quoted by finalize
     )

