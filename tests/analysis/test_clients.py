@@ -413,7 +413,9 @@ def test_rows_of_several_files_and_of_missing_ones(tmp_path):
     folder.mkdir(parents=True)
     shutil.copy(CLIENTS / "aiperf" / "broken-words.json", folder / "aiperf.json")
     shutil.copy(CLIENTS / "guidellm" / "benchmarks.json", folder / "guide.json")
-    (folder / "notes.txt").write_text("hello")
+    (folder / "of-the-users.json").write_text('{"loss": 0.1}')
+    (folder / "of-the-users.csv").write_text("loss\n0.1\n")
+    (folder / "cut-short.json").write_text('{"completed": 1')
     (folder / ".part.json").write_text("{")
     attempt.events.write_text(
         '{"t": 5, "node": "n", "event": "results_missing", "phase": "load", "file": "out/x.json", '
@@ -426,7 +428,7 @@ def test_rows_of_several_files_and_of_missing_ones(tmp_path):
         ("client aiperf.json", "AIPerf 0.13.0"),
         ("client guide.json", "GuideLLM 0.8.1"),
     }
-    missing, tokens, notes = problems
+    missing, tokens, cut_short = problems
     assert missing == "phase load names the result file out/x.json: no such file"
     assert tokens.startswith("results/load/aiperf.json: output_tokens_total: AIPerf's tokenizer")
-    assert notes.startswith("results/load/notes.txt: not JSON")
+    assert cut_short.startswith("results/load/cut-short.json: not JSON, or cut short")

@@ -24,6 +24,9 @@ FORMATS: tuple[tuple[Callable[[object], bool], Callable[[Any], ClientResults]], 
 
 TOOLS = (vllm_bench.TOOL, aiperf.TOOL, guidellm.TOOL, inference_perf.TOOL)
 
+_NOT_JSON = "not JSON, or cut short: the client may have been stopped while it wrote"
+_OF_NO_CLIENT = f"not a result of a known client ({', '.join(TOOLS)})"
+
 
 @dataclass(frozen=True)
 class ClientNumber:
@@ -55,14 +58,14 @@ def read_client_results(path: Path) -> ClientResults:
     except OSError as cause:
         return _nothing(f"cannot be read: {cause.strerror}")
     except (ValueError, RecursionError):
-        return _nothing("not JSON, or cut short: the client may have been stopped while it wrote")
+        return _nothing(_NOT_JSON)
     for recognises, parse in FORMATS:
         if recognises(data):
             found = parse(data)
             if found.numbers or found.problems:
                 return found
             return _nothing(f"looks like a result of {found.tool}, but no number in it is known")
-    return _nothing(f"not a result of a known client ({', '.join(TOOLS)})")
+    return _nothing(_OF_NO_CLIENT)
 
 
 def _nothing(problem: str) -> ClientResults:
@@ -72,13 +75,15 @@ def _nothing(problem: str) -> ClientResults:
 def client_rows(attempt: AttemptPaths, phase: str) -> tuple[list[ClientNumber], list[str]]:
     """Return the numbers of a phase's clients, and what could not be used, in words.
 
-    A phase without result files has neither.
+    A phase without result files has neither, and what its command writes for its own purposes, in
+    whatever format, is as whole as it is.
     """
     rows: list[ClientNumber] = []
     problems = _missing(attempt, phase)
     folder = attempt.phase_results(phase)
     paths = sorted(p for p in folder.glob("*") if p.is_file() and not p.name.startswith("."))
     results = {path: read_client_results(path) for path in paths}
+    results = {path: found for path, found in results.items() if not _of_another(path, found)}
     several = sum(bool(found.numbers) for found in results.values()) > 1
     for path, found in results.items():
         file = str(path.relative_to(attempt.attempt))
@@ -90,6 +95,12 @@ def client_rows(attempt: AttemptPaths, phase: str) -> tuple[list[ClientNumber], 
             for kpi, number in found.numbers.items()
         ]
     return rows, problems
+
+
+def _of_another(path: Path, found: ClientResults) -> bool:
+    """Return whether a file is of no client that is known here, and not the rest of one's."""
+    not_json = found.problems == (_NOT_JSON,) and path.suffix != ".json"
+    return not_json or found.problems == (_OF_NO_CLIENT,)
 
 
 def _missing(attempt: AttemptPaths, phase: str) -> list[str]:
