@@ -13,8 +13,6 @@ PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PROGRAMS := $(CURDIR)/.programs
-# Whole machines made of namespaces: one after the other. All else shares the processors.
-OF_CLUSTERS := tests/cluster tests/e2e
 
 .PHONY: demo test test-truth test-without-cgroups test-second-cluster test-vllm lint bench clean
 
@@ -28,8 +26,7 @@ test: lint
 	@tools/get-debian-base.sh $(PROGRAMS)/debian || true # the same
 	@tools/get-prometheus-3.sh $(PROGRAMS)/prometheus-3 || true # the same
 	@tools/get-training-frameworks.sh $(PROGRAMS)/training $(BIN)/python || true # the same
-	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(OF_CLUSTERS:%=--ignore=%)
-	$(BIN)/pytest $(OF_CLUSTERS)
+	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup
 
 test-truth: $(VENV)/.dev
 	JOBMETER_TRUTH_EXAMPLES=10000 $(BIN)/pytest tests/analysis/test_truth.py tests/analysis/test_truth_numbers.py

@@ -24,6 +24,15 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 NO_SKIPS = os.environ.get("JOBMETER_NO_SKIPS") == "1"
 
 
+def pytest_collection_modifyitems(config, items):
+    """Let those who share the processors share no files, nor the images that take minutes."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            of_images = "apptainer_cluster" in getattr(item, "fixturenames", ())
+            group = "images" if of_images else item.nodeid.partition("::")[0]
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     outcome = yield
