@@ -56,11 +56,12 @@ def test_a_sweep_of_request_rates(user):
 
 
 def test_answers_from_found_texts(user):
-    run = run_of(user, "rag.yaml")
+    run = run_of(user, "rag.yaml", **{'ask.json"': 'ask.json --questions 20"'})
     table = run.table()
     assert table.manifest["state"] == "complete", table.manifest["reasons"]
     (path,) = (run.attempt / "results" / "ask").iterdir()
     client = json.loads(path.read_text())
+    assert client["questions"] == 20
     counts = {
         "qdrant_rest_requests_total": client["questions"],
         "requests_total": client["questions"],
