@@ -22,7 +22,7 @@ monitoring: {{interval: 1s, exporters: {exporters}}}
 """
 
 UNTIL_REPLACED = """|
-  until grep -q source_degraded "$JOBMETER_ATTEMPT_DIR/events.jsonl"; do sleep 0.1; done
+  until grep -q nvidia "$JOBMETER_ATTEMPT_DIR"/targets/stack.*.tsv; do sleep 0.1; done
   sleep 2
 """
 
