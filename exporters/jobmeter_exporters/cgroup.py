@@ -28,6 +28,7 @@ NFS, the page cache, a pipe; not what they map into memory, and not recv(2) and 
 what of a network file system is in it depends on its client. The last two come from
 ``/proc/<pid>/io`` of each process and are lower bounds: what happens between the last look and the
 end of a process is lost, unless its parent belongs to the job and waits for it. They never go down.
+Inside a container without setuid they are absent: the kernel shows them in one user namespace only.
 Up to 256 processes are followed; where a job has more than 48 groups on the node, no more than 48
 of them are asked for new processes at a scrape, new groups first, so that what a process did may be
 counted some scrapes late.
