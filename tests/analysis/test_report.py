@@ -55,7 +55,8 @@ def test_json_has_null_for_what_is_no_number(analysis, tmp_path):
 
 def test_manifest_says_what_was_seen(analysis):
     manifest = analysis.manifest
-    assert manifest["nodes"] == {"planned": 2, "expected": ["n1", "n2"], "observed": ["n1", "n2"]}
+    nodes = {"planned": 2, "expected": ["n1", "n2"], "observed": ["n1", "n2"], "groups": {}}
+    assert manifest["nodes"] == nodes
     assert len(manifest["targets"]) == 6
     by_name = {(t["service"], t["node"]): t["phases"]["main"] for t in manifest["targets"]}
     assert by_name["node", "n2"]["coverage"] == 1
