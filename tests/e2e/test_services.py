@@ -307,6 +307,15 @@ phases:
 """
 
 
+def scraped(run, service):
+    """Whether Prometheus, which takes up targets every 5 s, has a sample of this one."""
+    (began,) = [e for e in run.events("component_start") if e["component"] == "prometheus"]
+    options = ("--config", f"{run.inside}/secrets/curl.conf", "--get", "--data-urlencode")
+    url = f"http://127.0.0.1:{began['port']}/federate"
+    asked = ("curl", "--silent", *options, f'match[]=up{{service="{service}"}}', url)
+    return "} 1 " in run.user.cluster.run(*asked, node="mel0001", check=False).stdout
+
+
 @pytest.mark.cluster
 def test_what_only_its_own_node_can_reach_is_counted_exactly(user):
     user.write("keyed.yaml", KEYED)
@@ -319,6 +328,7 @@ def test_what_only_its_own_node_can_reach_is_counted_exactly(user):
         60,
         lambda: str(run.events()),
     )
+    until(lambda: scraped(run, "web"), 60, lambda: "Prometheus does not scrape it")
     run.enough()
     run.wait_for_end()
     assert "curl says 7" in run.output  # refused
