@@ -13,6 +13,7 @@ PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PROGRAMS := $(CURDIR)/.programs
+SHARED := --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder # jobs mostly wait
 
 .PHONY: demo test test-truth test-without-cgroups test-second-cluster test-vllm lint bench clean
 
@@ -26,21 +27,21 @@ test: lint
 	@tools/get-debian-base.sh $(PROGRAMS)/debian || true # the same
 	@tools/get-prometheus-3.sh $(PROGRAMS)/prometheus-3 || true # the same
 	@tools/get-training-frameworks.sh $(PROGRAMS)/training $(BIN)/python || true # the same
-	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup
+	$(BIN)/pytest $(SHARED)
 
 test-truth: $(VENV)/.dev
 	JOBMETER_TRUTH_EXAMPLES=10000 $(BIN)/pytest tests/analysis/test_truth.py tests/analysis/test_truth_numbers.py
 
 test-without-cgroups: $(VENV)/.dev
 	tools/install-test-packages.sh tests/cluster_packages.txt
-	JOBMETER_CLUSTER_CGROUPS=0 $(BIN)/pytest tests/e2e
+	JOBMETER_CLUSTER_CGROUPS=0 $(BIN)/pytest $(SHARED) tests/e2e
 
 test-second-cluster: $(VENV)/.dev
 	tools/install-test-packages.sh tests/cluster_packages.txt
 	tools/get-second-root.sh $(PROGRAMS)/sid
 	tools/get-debian-base.sh $(PROGRAMS)/debian
 	tools/get-tests-base.sh $(PROGRAMS)/tests-base $(BIN)/python
-	JOBMETER_CLUSTER=sid $(BIN)/pytest tests/cluster tests/e2e
+	JOBMETER_CLUSTER=sid $(BIN)/pytest $(SHARED) tests/cluster tests/e2e
 
 test-vllm: $(VENV)/.dev
 	tools/install-test-packages.sh tests/cluster_packages.txt

@@ -21,16 +21,21 @@ settings.register_profile(
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+IMAGES_ARE_BUILT_FOR = ("tests/e2e/test_apptainer.py", "tests/e2e/test_images.py")
 NO_SKIPS = os.environ.get("JOBMETER_NO_SKIPS") == "1"
 
 
-def pytest_collection_modifyitems(config, items):
-    """Let those who share the processors share no files, nor the images that take minutes."""
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            of_images = "apptainer_cluster" in getattr(item, "fixturenames", ())
-            group = "images" if of_images else item.nodeid.partition("::")[0]
-            item.add_marker(pytest.mark.xdist_group(group))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Where tests share the processors, a file stays together, and those of one set of images."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFixtures(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return IMAGES_ARE_BUILT_FOR[0] if file in IMAGES_ARE_BUILT_FOR else file
+
+    return ByFixtures(config, log)
 
 
 @pytest.hookimpl(hookwrapper=True)
