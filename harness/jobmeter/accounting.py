@@ -254,9 +254,11 @@ class JobAccounting:
         """
         if not self.final:
             return name in _FIXED_AT_START and self.start_s is not None
+        lagging = self.lagging
         said_here = set(_DERIVED_FROM.get(name, (name,))) - self.filled.keys()
-        behind = "batch" in self.lagging and not said_here.isdisjoint(_OF_BATCH)
-        return not behind and not (self.lagging and not said_here.isdisjoint(_OF_STEPS))
+        return not (
+            (lagging and said_here & _OF_STEPS) or ("batch" in lagging and said_here & _OF_BATCH)
+        )
 
     def source_of(self, name: str) -> str:
         """Return who said one field, all of them where it is derived from several."""

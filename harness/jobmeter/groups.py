@@ -5,7 +5,7 @@ An ordinary job is one group without a name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jobmeter.spec import Resources
@@ -52,9 +52,9 @@ def groups_of(asked: Resources) -> tuple[Group, ...]:
     return tuple(groups) or (Group(asked),)
 
 
-def node_count(asked: Resources) -> int:
-    """Return how many nodes a job asks for."""
-    return groups_of(asked)[-1].nodes.stop
+def node_count(groups: Sequence[Group]) -> int:
+    """Return how many nodes a job of these groups has."""
+    return groups[-1].nodes.stop
 
 
 def device_count(asked: Resources) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from jobmeter.allocation import Allocation
 from jobmeter.errors import SiteError
-from jobmeter.groups import Group, device_count, groups_of
+from jobmeter.groups import Group, device_count, groups_of, node_count
 from jobmeter.manifest import Placement, PlannedTarget, RunKind
 from jobmeter.payload import (
     PayloadTarget,
@@ -335,7 +335,7 @@ def make_plan(spec: JobSpec, site_name: str, site: SiteProfile, context: Context
     if not slurm:
         _check_local(spec, site_name, context)
     groups = groups_of(spec.resources)
-    nodes = groups[-1].nodes.stop
+    nodes = node_count(groups)
     single_node = nodes == 1
     submitted = context.kind == "job"
     placeholders = Placeholders(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jobmeter.errors import SpecError
-from jobmeter.groups import Group, groups_of
+from jobmeter.groups import Group, groups_of, node_count
 from jobmeter.images_catalogue import read_catalogue
 from jobmeter.payload import Placeholders, PlannedLog
 from jobmeter.recipe import (
@@ -136,7 +136,7 @@ class PlannedService:
     @property
     def away(self) -> bool:
         """Whether it cannot be reached from the node of Prometheus and of the phases."""
-        return self.listen_host == LOOPBACK and self.nodes[0] != FIRST_NODE
+        return _away(self.listen_host, self.nodes)
 
 
 @dataclass(frozen=True)
@@ -259,7 +259,7 @@ def _planned(
     text = _Texts(name, service, recipe, placeholders, where, site.storage.models)
     groups = groups_of(spec.resources)
     eligible = _eligible(service, groups, where)
-    listen = _listen_host(service, groups[-1].nodes.stop)
+    listen = _listen_host(service, node_count(groups))
     offline = recipe.offline if site.offline else {}
     settings = text.environment({**recipe.environment, **offline, **service.environment})
     unset = {name: place for name, place in recipe.caches.items() if name not in dict(settings)}
@@ -298,7 +298,7 @@ def _planned(
             version=tuple(text.word(word, "version") for word in recipe.version),
             ready_path=text.plain(recipe.ready.path, "ready_path"),
             limit_s=limit_s(recipe, service.ready_limit),
-            metrics=_metrics(recipe, text, remote=listen == LOOPBACK and nodes[0] != FIRST_NODE),
+            metrics=_metrics(recipe, text, away=_away(listen, nodes)),
             devices=recipe.devices == "gpu",
             snapshots=tuple(
                 PlannedSnapshot(
@@ -312,21 +312,25 @@ def _planned(
     )
 
 
-def _metrics(recipe: Recipe, text: _Texts, *, remote: bool) -> PlannedEndpoint | None:
-    """Return where the metrics are; ``remote`` when the node of Prometheus cannot reach them."""
+def _away(listen_host: str, nodes: Sequence[int]) -> bool:
+    return listen_host == LOOPBACK and nodes[0] != FIRST_NODE
+
+
+def _metrics(recipe: Recipe, text: _Texts, *, away: bool) -> PlannedEndpoint | None:
+    """Return where the metrics are; ``away`` when the node of Prometheus cannot reach them."""
     if recipe.metrics is None:
         return None
     path = text.plain(recipe.metrics.path, "metrics_path")
     kind: Literal["keyed", "payload"] = "keyed" if recipe.metrics.key else "payload"
     return PlannedEndpoint(
-        recipe.metrics.port, path, "gated" if remote else kind, keyed=recipe.metrics.key
+        recipe.metrics.port, path, "gated" if away else kind, keyed=recipe.metrics.key
     )
 
 
 def _eligible(service: Service, groups: Sequence[Group], where: str) -> range:
     """Return the numbers of the nodes on which a service may run: all, or those of its group."""
     if service.group is None:
-        return range(groups[-1].nodes.stop)
+        return range(node_count(groups))
     by_name = {group.name: group for group in groups if group.name is not None}
     if service.group not in by_name:
         raise SpecError(
@@ -402,16 +406,16 @@ class _Texts:
         given = parameters_of(recipe, service.model_extra or {}, known, where)
         self._values |= {key: self._filled(value, key) for key, value in given.items()}
         named = [key for key, parameter in recipe.parameters.items() if parameter.look_up]
-        self.searches = tuple(
-            PlannedSearch(f"SERVICE_FOUND_{key.upper()}", path_word(value), words)
+        words = tuple(path_word(folder) for folder in folders)
+        searches = {
+            key: PlannedSearch(f"SERVICE_FOUND_{key.upper()}", path_word(value), words)
             for key in named
-            if isinstance(value := self._values[key], str) and not value.startswith("/")
-            if (words := tuple(path_word(folder) for folder in folders))
-        )
-        found = {key: self._values[key] for key in named}
-        self._values["found"] = found | {
-            one.variable.removeprefix("SERVICE_FOUND_").lower(): f"${{{one.variable}}}"
-            for one in self.searches
+            if words and isinstance(value := self._values[key], str) and not value.startswith("/")
+        }
+        self.searches = tuple(searches.values())
+        self._values["found"] = {
+            key: f"${{{searches[key].variable}}}" if key in searches else self._values[key]
+            for key in named
         }
 
     def _filled(self, value: object, key: str) -> object:

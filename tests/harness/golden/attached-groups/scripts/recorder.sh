@@ -67,12 +67,15 @@ event() {
   event_on "$NODE" "$@"
 }
 
-# get URL [curl option]...: one bounded request. -q ignores the user's curlrc, --noproxy the site's
-# proxy, and the password comes from a file: argv is public.
+# The words of one bounded request. -q ignores the user's curlrc, --noproxy the site's proxy, and the
+# password comes from a file: argv is public.
+readonly GET_WORDS=(curl -q --silent --show-error --fail --noproxy '*' --max-time 5)
+
+# get URL [curl option]...
 get() {
   local url=$1
   shift
-  curl -q --silent --show-error --fail --noproxy '*' --max-time 5 "$@" "$url"
+  "${GET_WORDS[@]}" "$@" "$url"
 }
 
 # ended PID SECONDS: wait until a process that may not be our child is gone; fails at the limit.
